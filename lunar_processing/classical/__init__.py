@@ -1,0 +1,1 @@
+"""Methods that need no training: pure functions on arrays, the honest baseline every network must beat."""

@@ -1,0 +1,240 @@
+"""A model is a folder: a card (`model.json`) that says what it is, and weights (`weights.safetensors`).
+
+The card carries everything a tool has to know: task, architecture, input contract (normalisation, pixel-size
+range, tile, halo), classes, what it was trained on and measured at. Weights are checked against the card's
+checksum before they are used. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lunar_processing.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CARD = "model.json"
+WEIGHTS = "weights.safetensors"
+TASKS = ("enhance", "anomalies", "rocks")
+FORMAT = 1
+# Beyond the range of pixel sizes a model was trained for: a share that nobody sees (the scale of a map varies that
+# much), and a factor where doubt becomes refusal.
+UNSEEN = 0.05
+TOLERATED = 2.0
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How pixels become network input: (value - low) / (high - low), low and high by percentile or fixed."""
+
+    kind: str = "percentile"
+    low: float = 0.5
+    high: float = 99.5
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("percentile", "range"):
+            raise ModelError(
+                f"The card asks for an unknown normalisation {self.kind!r}.", "use 'percentile' or 'range'."
+            )
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model says of itself; see `docs/models.md` for every field."""
+
+    id: str
+    task: str
+    family: str
+    version: str = "1"
+    title: str = ""
+    description: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    normalisation: Normalisation = Normalisation()
+    pixel_size_m: tuple[float, float] | None = None
+    tile: int = 512
+    halo: int = 32
+    stride: int = 1
+    window: int = 64
+    output: str = ""
+    classes: tuple[str, ...] = ()
+    sha256: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    license: str = ""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A model on the disk whose card was read; its weights are read by `network`."""
+
+    card: Card
+    folder: Path
+
+    def network(self, device: str = "cpu") -> nn.Module:
+        """The network with its verified weights, ready to predict on `device`."""
+        from safetensors.torch import load_file
+
+        from lunar_processing.networks import FAMILIES
+
+        if self.card.family not in FAMILIES:
+            raise ModelError(
+                f"Model {self.card.id} is of the family {self.card.family!r}, which this version does not know.",
+                f"update the engine; it knows {', '.join(FAMILIES)}.",
+            )
+        self.verify()
+        try:
+            network = FAMILIES[self.card.family](**self.card.settings)
+            network.load_state_dict(load_file(self.folder / WEIGHTS))
+        except Exception as error:
+            raise ModelError(
+                f"The weights of model {self.card.id} do not fit its card ({error}).", "install the model again."
+            ) from error
+        return network.float().eval().to(device)
+
+    def verify(self) -> None:
+        """Refuse weights that are missing or differ from those the card was written for."""
+        weights = self.folder / WEIGHTS
+        if not weights.is_file():
+            raise ModelError(f"Model {self.card.id} has no {WEIGHTS} in {self.folder}.", "install the model again.")
+        if sha256_of(weights) != self.card.sha256:
+            raise ModelError(
+                f"The weights of model {self.card.id} in {self.folder} are damaged: their checksum is not the card's.",
+                "install the model again.",
+            )
+
+    def check_task(self, task: str) -> None:
+        """Refuse a model made for another tool."""
+        if self.card.task != task:
+            raise ModelError(
+                f"Model {self.card.id} is made for the task {self.card.task!r}, not for {task!r}.",
+                f"choose another; `lunar models --task {task}` lists them.",
+            )
+
+    def doubts_about(self, pixel_size_m: float | None) -> list[str]:
+        """Warnings about an image of this pixel size; far outside the model's range is refused."""
+        if self.card.pixel_size_m is None:
+            return []
+        low, high = self.card.pixel_size_m
+        if pixel_size_m is None:
+            return [
+                f"Model {self.card.id} was made for pixels of {low:g}–{high:g} m; this image does not say its own. "
+                "Give it with --pixel-size."
+            ]
+        if low * (1 - UNSEEN) <= pixel_size_m <= high * (1 + UNSEEN):
+            return []
+        if pixel_size_m < low / TOLERATED or pixel_size_m > high * TOLERATED:
+            raise ModelError(
+                f"Model {self.card.id} was made for pixels of {low:g}–{high:g} m; this image has {pixel_size_m:.3g} m.",
+                f"resample it, for example gdalwarp -tr {high:g} {high:g} -r average, or choose another model.",
+            )
+        return [
+            f"Model {self.card.id} was made for pixels of {low:g}–{high:g} m; this image has {pixel_size_m:.3g} m: "
+            "expect poorer results."
+        ]
+
+
+def find_pack(name: str, folders: Sequence[Path] = ()) -> Pack:
+    """A model by its folder or by its id in the model folders."""
+    if (Path(name) / CARD).is_file():
+        return read_pack(Path(name))
+    damaged: list[ModelError] = []
+    for pack in list_packs(folders, damaged):
+        if pack.card.id == name:
+            return pack
+    if damaged:  # perhaps the one that is wanted
+        raise damaged[0]
+    if os.sep in name or Path(name).exists():
+        raise ModelError(f"{name} is not a model folder: it has no {CARD}.", "give the folder that holds it.")
+    places = ", ".join(str(f) for f in model_folders(folders))
+    raise ModelError(f"There is no model {name!r} in {places}.", "`lunar models` lists what there is.")
+
+
+def list_packs(folders: Sequence[Path] = (), damaged: list[ModelError] | None = None) -> Iterator[Pack]:
+    """All readable models, the user's folders first. What is wrong with the others goes into `damaged`, or is raised:
+    one broken download must not hide the rest, nor be hidden itself.
+    """
+    seen: set[str] = set()
+    for folder in model_folders(folders):
+        for card in sorted(folder.glob(f"*/{CARD}")):
+            try:
+                pack = read_pack(card.parent)
+            except ModelError as error:
+                if damaged is None:
+                    raise
+                damaged.append(error)
+                continue
+            if pack.card.id not in seen:
+                seen.add(pack.card.id)
+                yield pack
+
+
+def model_folders(folders: Sequence[Path] = ()) -> list[Path]:
+    """Where models are looked for: given folders, then LUNAR_MODELS, then the one beside the engine."""
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ModelError(f"The folder of models {folder} does not exist.", "check --models-dir.")
+    named = [Path(p) for p in os.environ.get("LUNAR_MODELS", "").split(os.pathsep) if p]
+    return [*map(Path, folders), *named, Path(__file__).resolve().parent.parent / "models"]
+
+
+def read_pack(folder: Path) -> Pack:
+    """Read and check a card; weights are left alone."""
+    path = folder / CARD
+    try:
+        text = json.loads(path.read_text(encoding="utf-8"))
+        return Pack(_card(text), folder)
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} is not a model folder: it has no {CARD}.", "check the path.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"The card {path} cannot be understood ({error}).", "install the model again.") from error
+
+
+def save_pack(folder: Path, card: Card, network: nn.Module) -> Pack:
+    """Write a model; the card gets the checksum of the weights."""
+    from dataclasses import asdict, replace
+
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / WEIGHTS)
+    card = replace(card, sha256=sha256_of(folder / WEIGHTS))
+    text = {"format": FORMAT, **asdict(card)}
+    (folder / CARD).write_text(json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Pack(card, folder)
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _card(text: dict[str, Any]) -> Card:
+    if text.pop("format", None) != FORMAT:
+        raise ModelError("the card is of another format", "update the engine.")
+    if text["task"] not in TASKS:
+        raise ModelError(f"the task {text['task']!r} is unknown")
+    text["normalisation"] = Normalisation(**text.get("normalisation", {}))
+    text["pixel_size_m"] = _pair(text.get("pixel_size_m"))
+    text["classes"] = tuple(text.get("classes", ()))
+    card = Card(**text)
+    if min(card.tile, card.stride, card.window) < 1 or card.halo < 0 or card.tile <= 2 * card.halo:
+        raise ModelError("tile, halo, stride and window leave nothing to compute")
+    return card
+
+
+def _pair(value: Sequence[float] | None) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    low, high = (float(v) for v in value)
+    return low, high

@@ -1,0 +1,19 @@
+"""Network architectures, one screen per idea. Torch only.
+
+`FAMILIES` is how a model's card names its architecture; its settings are the keyword arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from lunar_processing.networks.convnet import ConvNet, Identity
+from lunar_processing.networks.unet import UNet
+
+FAMILIES: dict[str, Callable[..., nn.Module]] = {
+    "identity": Identity,
+    "convnet": ConvNet,
+    "unet": UNet,
+}

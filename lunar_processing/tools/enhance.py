@@ -1,0 +1,220 @@
+"""See into shadow: a clearer image on the input's own grid, with its noise, its validity, and what is resolvable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lunar_processing.classical import enhance as classical
+from lunar_processing.classical import noise as noises
+from lunar_processing.classical.noise import Noise
+from lunar_processing.errors import Cancelled
+from lunar_processing.grid import Window
+from lunar_processing.pipeline import Step, each, run
+from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
+from lunar_processing.tools.job import Job, Options, Report, Result, refuse_input_as_output, result, start
+from lunar_processing.tools.network import enhance_step, limits
+
+DEFAULT = "destripe-nlm"
+# Bits of the band `flags`.
+NODATA, SATURATED, SUNLIT, BELOW_NOISE, OUTSIDE_RANGE = 1, 2, 4, 8, 16
+CORE = 896
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one look over the image says of its light: noise, where it clips, where shadow ends."""
+
+    noise: Noise
+    saturation: float | None
+    sunlit: float | None
+
+
+@dataclass(frozen=True)
+class _Method:
+    """Gives (enhanced, sigma or NaN) for a batch of tiles, in `unit`; made for values within `limits`, if any."""
+
+    step: Step
+    unit: str
+    facts: Mapping[str, Any]
+    limits: tuple[float, float] | None = None
+
+
+def enhance(options: Options, output: Path, report: Report | None = None) -> Result:
+    """Enhance an image and write it with its quality bands."""
+    refuse_input_as_output(options, output)
+    check_rasters([output], options.overwrite)
+    with start("enhance", options, report) as job:
+        look = _look(job)
+        size_unit = "m" if job.pixel_size else "px"
+        with RasterWriter(
+            output,
+            job.image.grid,
+            _bands(_input_unit(job), size_unit),
+            overwrite=options.overwrite,
+            file_format=options.file_format,
+            categorical=True,
+        ) as writer:
+            method = _method(job, look)
+            job.announce(str(method.facts["id"]))
+            seen = _Seen()
+            step = _with_quality(method, look, job.pixel_size or 1.0)
+            timing = run(job.image, step, [seen.take, _flagged(writer)], job.stage("work"), job.report.cancelled)
+            counts = {"valid_px": timing.valid_px, "masked_px": timing.masked_px, **seen.counts()}
+            _warn_of_what_was_seen(job, look, counts)
+            job.stage("finish")(0, 1)
+            record = job.record(method.facts, _parameters(look, method.unit), counts)
+            writer.finish({"LUNAR_PROVENANCE": record, "LUNAR_UNIT": method.unit})
+            writer.publish()
+            job.stage("finish")(1, 1)
+            return result(job, {"enhanced": output}, counts, str(method.facts["id"]), timing)
+
+
+# ---- the method --------------------------------------------------------------------------------------------------
+
+
+def _method(job: Job, look: _Look) -> _Method:
+    name = job.options.model or DEFAULT
+    if name not in classical.METHODS:
+        pack = job.pack(name, "enhance")
+        facts = {"id": pack.card.id, "sha256": pack.card.sha256}
+        # By percentiles every image lies within the limits: they are its own.
+        made_for = limits(pack.card, job) if pack.card.normalisation.kind == "range" else None
+        return _Method(enhance_step(pack, job), _input_unit(job), facts, made_for)
+    method = classical.METHODS[name]
+    state = method.fit(job.image.survey.patches, _profiles(job, look) if method.needs_profiles else None)
+
+    def apply(pixels: np.ndarray, valid: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
+        enhanced = method.apply(pixels.astype(np.float32), valid, state, origin=origin)
+        return np.stack([enhanced, np.full_like(enhanced, np.nan)])
+
+    halo = max(method.halo, noises.HALO)
+    step = Step(name, each(apply), bands=2, tile=_core(method.align) + 2 * halo, halo=halo, align=method.align)
+    return _Method(step, _input_unit(job) if method.in_input_units else "display, 0–1", {"id": name})
+
+
+def _core(align: int) -> int:
+    return -(-CORE // align) * align
+
+
+def _profiles(job: Job, look: _Look) -> classical.Profiles:
+    """Column and row offsets, which only a look at the whole image can tell."""
+    grid = job.image.grid
+    sums = classical.StripeSums(grid.width, grid.height, look.noise)
+    tell = job.stage("profile")
+    for window, patch in job.image.strips():
+        if job.report.cancelled():
+            raise Cancelled("The run was cancelled.")
+        sums.add(patch.pixels, patch.valid)
+        tell(window.bottom * grid.width, grid.width * grid.height)
+    return sums.profiles()
+
+
+# ---- quality -----------------------------------------------------------------------------------------------------
+
+
+def _look(job: Job) -> _Look:
+    patches = job.image.survey.patches
+    noise = noises.fit_noise(patches)
+    return _Look(noise, noises.saturation_level(patches), noises.sunlit_level(patches, noise))
+
+
+def _with_quality(method: _Method, look: _Look, pixel_size: float) -> Step:
+    """The method's two bands, and flags and resolvable size beside them; all from the same tile."""
+    step = method.step
+
+    def quality(pixels: np.ndarray, valid: np.ndarray, _origin: tuple[int, int]) -> np.ndarray:
+        mean = noises.local_mean(pixels, valid)
+        size = noises.resolvable_px(look.noise, mean) * pixel_size
+        return np.stack([noises.sigma_at(look.noise, mean), _flags(pixels, mean, look, method.limits), size])
+
+    judge = each(quality)
+
+    def apply(pixels: np.ndarray, valid: np.ndarray, origins: Any) -> np.ndarray:
+        made, judged = step.apply(pixels, valid, origins), judge(pixels, valid, origins)
+        sigma = np.where(np.isfinite(made[:, 1]), made[:, 1], judged[:, 0])
+        return np.stack([made[:, 0], sigma, judged[:, 1], judged[:, 2]], axis=1).astype(np.float32)
+
+    return replace(step, apply=apply, bands=4)
+
+
+def _flags(pixels: np.ndarray, mean: np.ndarray, look: _Look, limits: tuple[float, float] | None) -> np.ndarray:
+    flags = np.where(noises.below_noise_floor(look.noise, mean), BELOW_NOISE, 0)
+    if look.saturation is not None:
+        flags |= np.where(pixels >= look.saturation, SATURATED, 0)
+    if look.sunlit is not None:
+        flags |= np.where(mean >= look.sunlit, SUNLIT, 0)
+    if limits is not None:
+        flags |= np.where((pixels < limits[0]) | (pixels > limits[1]), OUTSIDE_RANGE, 0)
+    return flags.astype(np.float32)
+
+
+class _Seen:
+    """Counts flags as they pass."""
+
+    def __init__(self) -> None:
+        self._bits = {
+            "saturated_px": SATURATED,
+            "sunlit_px": SUNLIT,
+            "below_noise_px": BELOW_NOISE,
+            "outside_range_px": OUTSIDE_RANGE,
+        }
+        self._counts = dict.fromkeys(self._bits, 0)
+
+    def take(self, _window: Window, values: np.ndarray, valid: np.ndarray) -> None:
+        flags = values[2][valid].astype(np.uint8)
+        for name, bit in self._bits.items():
+            self._counts[name] += int(np.count_nonzero(flags & bit))
+
+    def counts(self) -> dict[str, int]:
+        return self._counts
+
+
+def _flagged(writer: RasterWriter) -> Callable[[Window, np.ndarray, np.ndarray], None]:
+    def take(_window: Window, values: np.ndarray, valid: np.ndarray) -> None:
+        values[2][~valid] = NODATA
+        writer.append(values)
+
+    return take
+
+
+def _warn_of_what_was_seen(job: Job, look: _Look, counts: Mapping[str, int]) -> None:
+    valid = max(counts["valid_px"], 1)
+    if counts["below_noise_px"] > 0.5 * valid:
+        job.warn("More than half of the image lies below the noise of a single pixel: expect smooth ground at best.")
+    if counts["saturated_px"] > 0.001 * valid:
+        job.warn(f"{100 * counts['saturated_px'] / valid:.2g} % of the pixels are saturated; their value is lost.")
+    if counts["outside_range_px"]:
+        share = 100 * counts["outside_range_px"] / valid
+        job.warn(f"{share:.2g} % of the pixels lie outside the values the model was made for: do not trust it there.")
+    if look.sunlit is None and counts["below_noise_px"] == 0:
+        job.info("The image is evenly lit: no part of it is in deep shadow.")
+
+
+# ---- names and units ---------------------------------------------------------------------------------------------
+
+
+def _input_unit(job: Job) -> str:
+    return job.image.unit or job.image.product.unit or "DN"
+
+
+def _bands(input_unit: str, size_unit: str) -> list[Band]:
+    return [
+        Band("enhanced", "enhanced signal; unit in the tag LUNAR_UNIT"),
+        Band("sigma", "noise of the input at this pixel, one standard deviation, estimated", input_unit),
+        Band("flags", "bits: 1 no data, 2 saturated, 4 sunlit, 8 below the noise floor, 16 outside the model's range"),
+        Band(
+            f"resolvable_{size_unit}",
+            "smallest crater that stands out of the noise here, estimated; no value where none does",
+            size_unit,
+        ),
+    ]
+
+
+def _parameters(look: _Look, unit: str) -> dict[str, Any]:
+    noise = {"noise_a": look.noise.a, "noise_b": look.noise.b, "noise_black": look.noise.black}
+    return {**noise, "saturation_level": look.saturation, "sunlit_level": look.sunlit, "unit": unit}

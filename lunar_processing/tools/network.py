@@ -1,0 +1,141 @@
+"""From a model's card to a step of the pipeline: normalise as the card says, predict, give back units or classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lunar_processing.errors import ModelError
+from lunar_processing.modelpack import Card, Pack
+from lunar_processing.pipeline import BATCH_PIXELS, Apply, Step
+
+if TYPE_CHECKING:
+    import torch
+
+    from lunar_processing.tools.job import Job
+
+
+def enhance_step(pack: Pack, job: Job) -> Step:
+    """(enhanced, sigma) in input units; a network of one output has no opinion on sigma and gives NaN."""
+    low, high = limits(pack.card, job)
+
+    def units(output: torch.Tensor, _valid: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        enhanced = output[:, :1] * (high - low) + low
+        sigma = output[:, 1:2] * (high - low) if output.shape[1] > 1 else torch.full_like(enhanced, float("nan"))
+        return torch.cat([enhanced, sigma], dim=1)
+
+    return _step(pack, job, units, bands=2)
+
+
+def rock_step(pack: Pack, job: Job) -> Step:
+    """(mask, score) for each pixel: whether a rock class is the likeliest, and the rock classes' probability."""
+    rock = [i for i, name in enumerate(pack.card.classes) if "rock" in name or "boulder" in name]
+    if not rock:
+        raise ModelError(
+            f"Model {pack.card.id} names no rock class among {list(pack.card.classes)}.", "name one in its card."
+        )
+
+    def classes(output: torch.Tensor, _valid: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if output.shape[1] != len(pack.card.classes):
+            raise ModelError(
+                f"Model {pack.card.id} has {output.shape[1]} outputs, its card names {len(pack.card.classes)} classes.",
+                "correct its card, or install the model again.",
+            )
+        likely = output.softmax(dim=1)
+        best = torch.isin(likely.argmax(dim=1, keepdim=True), torch.tensor(rock, device=output.device))
+        return torch.cat([best.to(likely.dtype), likely[:, rock].sum(dim=1, keepdim=True)], dim=1)
+
+    return _step(pack, job, classes, bands=2, fill=0.0)
+
+
+def anomaly_step(pack: Pack, job: Job) -> Step:
+    """One score a window of the card's size: the network's own, or its mean squared error of reconstruction."""
+    card = pack.card
+    kinds: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+        "score": lambda output, valid: output,
+        "reconstruction": lambda error, valid: _window_mean(error, valid, card.window, card.stride),
+    }
+    if card.output not in kinds:
+        raise ModelError(
+            f"Model {card.id} gives {card.output!r}; an anomaly model gives {' or '.join(kinds)}.", "correct its card."
+        )
+    return _step(pack, job, kinds[card.output], bands=1, error=card.output == "reconstruction")
+
+
+def limits(card: Card, job: Job) -> tuple[float, float]:
+    """What becomes 0 and 1 for the network, in input units."""
+    wanted = card.normalisation
+    if wanted.kind == "range":
+        return wanted.low, wanted.high
+    low, high = job.image.survey.percentile(wanted.low), job.image.survey.percentile(wanted.high)
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _step(
+    pack: Pack,
+    job: Job,
+    finish: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    bands: int,
+    fill: float = float("nan"),
+    error: bool = False,
+) -> Step:
+    card = pack.card
+    apply = _predict(pack, job, finish, error)
+    return Step(
+        card.id,
+        apply,
+        bands,
+        card.tile,
+        card.halo,
+        card.stride,
+        align=card.stride,
+        fill=fill,
+        device=job.device,
+        batch_px=BATCH_PIXELS[job.device],
+    )
+
+
+def _predict(pack: Pack, job: Job, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], error: bool) -> Apply:
+    import torch
+
+    network = pack.network(job.device)
+    low, high = limits(pack.card, job)
+
+    @torch.inference_mode()
+    def apply(pixels: np.ndarray, valid: np.ndarray, _origins: Sequence[tuple[int, int]]) -> np.ndarray:
+        x = torch.from_numpy(pixels.astype(np.float32)).to(job.device)[:, None]
+        seen = torch.from_numpy(valid).to(job.device)[:, None]
+        # Where nothing was seen the network gets the middle of its range, the least remarkable value there is.
+        x = torch.where(seen, (x - low) / (high - low), 0.5).contiguous(memory_format=torch.channels_last)
+        output = network(x)
+        output = (output - x) ** 2 if error else output
+        values: np.ndarray = finish(output, seen).float().cpu().numpy()
+        _check_reach(pack.card, pixels.shape[-2:], values.shape[-2:])
+        return values
+
+    return apply
+
+
+def _check_reach(card: Card, given: tuple[int, ...], made: tuple[int, ...]) -> None:
+    """What is left of a tile without its halo must have values."""
+    if any(m < (g - 2 * card.halo) // card.stride for g, m in zip(given, made)):
+        raise ModelError(
+            f"Model {card.id} makes {made[1]} × {made[0]} values of {given[1]} × {given[0]} px: too few for a halo of "
+            f"{card.halo} px and a stride of {card.stride} px.",
+            "correct tile, halo, stride and window in its card.",
+        )
+
+
+def _window_mean(error: torch.Tensor, valid: torch.Tensor, window: int, stride: int) -> torch.Tensor:
+    """Mean over the valid pixels of each window; NaN where fewer than half are valid."""
+    from torch.nn.functional import avg_pool2d
+
+    seen = avg_pool2d(valid.float(), window, stride)
+    mean = avg_pool2d(error.masked_fill(~valid, 0.0), window, stride) / seen.clamp_min(1e-6)
+    return mean.masked_fill(seen < 0.5, float("nan"))

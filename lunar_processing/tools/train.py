@@ -1,0 +1,460 @@
+"""Train or fine-tune a model on a user's own images: read, split by product, learn, pack.
+
+    train_model(Wishes("rocks", ["sites/"], Path("my-rocks"), labels="rocks.gpkg", start="rocks-orbital", minutes=20))
+
+The folder becomes a model, which the tools take with --model; `training/` in it holds the checkpoint and the log.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lunar_processing
+from lunar_processing.devices import choose_device
+from lunar_processing.errors import Cancelled, DataError, ModelError, ParameterError
+from lunar_processing.modelpack import Card, Pack, find_pack, save_pack
+from lunar_processing.networks import FAMILIES
+from lunar_processing.tools import job as jobs
+from lunar_processing.tools.labels import RASTERS, find_labels, mask_of, overlaps
+from lunar_processing.tools.network import limits
+from lunar_processing.training import data
+from lunar_processing.training.augment import POLICIES, augment
+from lunar_processing.training.data import Picture, Sampler, dice, mix
+from lunar_processing.training.loop import LOG, Outcome, Plan, train
+from lunar_processing.training.recipes import Lesson, Recipe, recipe_named
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BANK = ".safetensors"
+SPLITS: dict[str, Callable[[Sequence[Picture], int], dict[str, list[Picture]]]] = {
+    "product": lambda pictures, seed: data.split_by_product(pictures, seed=seed),
+    "area": lambda pictures, seed: data.split_by_area(pictures),
+    "nac_cdr": lambda pictures, seed: data.split(pictures, data.SPLITS["nac_cdr"]),
+}
+# Whole images are kept in memory, 5 bytes a pixel.
+MOST_PIXELS = 400_000_000
+# A model that knows something already is led on more gently than one that knows nothing.
+GENTLER = 0.3
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What to train on what; None means: as the recipe says.
+
+    `images`: files, folders, manifests (.csv) or banks (.safetensors). `labels`: a vector layer, a mask, or a folder
+    of masks. `area`: a polygon layer; outside nobody has looked. `simulated`: share of simulated scenes, 0…1.
+    """
+
+    recipe: str
+    images: Sequence[str]
+    out: Path
+    labels: str | None = None
+    area: str | None = None
+    validation: Sequence[str] = ()
+    split: str = "product"
+    start: str | None = None
+    classes: tuple[str, ...] = ()
+    simulated: float = 0.0
+    minutes: float | None = None
+    steps: int | None = None
+    seed: int = 0
+    resume: bool = False
+    band: int | None = None
+    size: int | None = None
+    batch: int | None = None
+    rate: float | None = None
+    device: str = "auto"
+    model_folders: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks = {
+            "--simulated": (self.simulated, 0 <= self.simulated <= 1, "give 0 to 1"),
+            "--size": (self.size, self.size is None or 32 <= self.size <= 1024, "give 32 to 1024 pixels"),
+            "--batch": (self.batch, self.batch is None or self.batch >= 1, "give 1 or more"),
+            "--rate": (self.rate, self.rate is None or 0 < self.rate < 1, "give for example 0.001"),
+            "--seed": (self.seed, self.seed >= 0, "give 0 or more"),
+            "--split": (self.split, self.split in SPLITS, f"give {', '.join(SPLITS)}"),
+        }
+        for name, (value, possible, cure) in checks.items():
+            if not possible:
+                raise ParameterError(f"{name} {value} is not possible.", f"{cure}.")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was made, for people and for programs."""
+
+    model: Path
+    log: Path
+    outcome: Outcome
+    device: str
+    pictures: Mapping[str, int]
+    products: Mapping[str, Sequence[str]]
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def train_model(wishes: Wishes, report: jobs.Report | None = None) -> Trained:
+    """Train until the time is over and pack the best."""
+    report, began = report or jobs.Report(), time.perf_counter()
+    recipe = recipe_named(wishes.recipe)
+    plan = _plan(wishes, recipe)
+    start = _start(wishes, recipe)
+    device = choose_device(wishes.device)
+    _check_labels(wishes, recipe)
+    network, card = _network(wishes, recipe, start)
+    reader = _Reader(wishes, card, report)
+    parts = _parts(wishes, recipe, reader)
+    training = wishes.out / "training"
+    lesson = _lesson(wishes, recipe, network, parts, start, device)
+    report.log(
+        "info",
+        f"{recipe.name}: {len(parts['train'])} images to learn from, {len(parts['validation'])} to validate on, "
+        f"on {device}{f', from {start.card.id}' if start else ''}.",
+    )
+    outcome = train(
+        recipe.task(lesson),
+        plan,
+        training,
+        wishes.resume,
+        lambda done, total: report.progress("train", done, total),
+        lambda line: _tell(line, report),
+        report.cancelled,
+    )
+    if outcome.ended == "cancelled":
+        raise Cancelled(
+            f"The training was stopped at step {outcome.step}.",
+            "go on with --resume, or take the best so far with --resume --minutes 0.",
+        )
+    network.load_state_dict(outcome.best[recipe.main].state_dict())
+    card = replace(
+        card,
+        pixel_size_m=_pixel_sizes(card, parts["train"]),
+        training=_facts(wishes, recipe, lesson, parts, start, outcome),
+        measured=_known(outcome.measured),
+    )
+    save_pack(wishes.out, card, network)
+    return Trained(
+        wishes.out,
+        training / LOG,
+        outcome,
+        device,
+        {name: len(pictures) for name, pictures in parts.items()},
+        {name: sorted({p.product for p in pictures}) for name, pictures in parts.items()},
+        round(time.perf_counter() - began, 1),
+        tuple(reader.warnings),
+    )
+
+
+def _plan(wishes: Wishes, recipe: Recipe) -> Plan:
+    steps = recipe.steps if wishes.steps is None and wishes.minutes is None else wishes.steps
+    return Plan(steps=steps, minutes=wishes.minutes, seed=wishes.seed, device=wishes.device)
+
+
+# ---- what it starts from -----------------------------------------------------------------------------------------
+
+
+def _start(wishes: Wishes, recipe: Recipe) -> Pack | None:
+    if wishes.start is None:
+        return None
+    pack = find_pack(wishes.start, wishes.model_folders)
+    pack.check_task(recipe.card.task)
+    if wishes.classes and tuple(wishes.classes) != pack.card.classes:
+        raise ModelError(
+            f"Model {pack.card.id} knows the classes {', '.join(pack.card.classes)}.",
+            "leave out --classes, or begin without --from.",
+        )
+    return pack
+
+
+def _network(wishes: Wishes, recipe: Recipe, start: Pack | None) -> tuple[nn.Module, Card]:
+    """The network as it begins and the card as it will end, but for the numbers."""
+    import torch
+
+    torch.manual_seed(mix(wishes.seed, 0))
+    name = wishes.out.resolve().name
+    if start is not None:
+        title = f"{start.card.title or start.card.id}, trained further"
+        return start.network(), replace(start.card, id=name, version="1", title=title)
+    card = replace(recipe.card, id=name, title=recipe.title)
+    if wishes.classes:
+        card = replace(card, classes=wishes.classes, settings={**card.settings, "outputs": len(wishes.classes)})
+    return FAMILIES[card.family](**card.settings), card
+
+
+def _check_labels(wishes: Wishes, recipe: Recipe) -> None:
+    bank = all(Path(name).suffix in (BANK, ".csv") for name in wishes.images)
+    if recipe.labels and wishes.labels is None and not bank and wishes.simulated < 1:
+        raise ParameterError(
+            f"The recipe {recipe.name} learns from labels.",
+            "give them with --labels: a vector layer, or a folder of masks; or train on simulated scenes alone with "
+            "--simulated 1 and validate on yours.",
+        )
+
+
+# ---- what it learns from -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Reader:
+    """Reads images with their labels, and remembers what is to be told."""
+
+    wishes: Wishes
+    card: Card
+    report: jobs.Report
+    warnings: list[str] = field(default_factory=list)
+    pixels: int = 0
+
+    def read(self, names: Sequence[str]) -> list[Picture]:
+        """All pictures of files, folders, manifests and banks."""
+        pictures, rows = [], []
+        for name in names:
+            if Path(name).suffix == BANK:
+                pictures += data.load_pictures(Path(name))
+            else:
+                rows += _listed(Path(name))
+        for done, row in enumerate(rows):
+            self.report.progress("read", done, len(rows))
+            pictures.append(self._picture(row, alone=len(rows) == 1))
+        self._check_overlap(pictures, rows)
+        return pictures
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self.report.log("warning", message)
+
+    def _picture(self, row: Mapping[str, str], alone: bool) -> Picture:
+        path = Path(row["image"])
+        labels = row.get("labels") or (self.wishes.labels and find_labels(path, self.wishes.labels, alone))
+        scale, sun = _number(row, "pixel_size"), _number(row, "sun_azimuth")
+        options = jobs.Options(path, band=self.wishes.band, pixel_size=scale, sun_azimuth=sun)
+        with jobs.start("train", options) as job:
+            grid, product = job.image.grid, job.image.product
+            self.pixels += grid.width * grid.height
+            if self.pixels > MOST_PIXELS:
+                raise DataError(
+                    f"The images are too large to be learnt from as a whole ({self.pixels / 1e6:.0f} million pixels).",
+                    "cut out what matters, for example with gdal_translate -projwin.",
+                )
+            patch = job.image.read(grid.window)
+            mask = mask_of(job, labels, self.card.classes, self.wishes.area) if labels else None
+            if labels and not overlaps(job, labels):
+                self.warn(f"No label of {labels} lies in {path.name}: it counts as ground without any.")
+            name = row.get("product") or (product.id if product.id_source == "label" else path.name)
+            return data.picture(
+                path.name,
+                patch.pixels,
+                patch.valid,
+                limits(self.card, job),
+                mask,
+                data.product_id(name),
+                sun if sun is not None else product.sun_azimuth_deg,
+                job.pixel_size,
+            )
+
+    def _check_overlap(self, pictures: Sequence[Picture], rows: Sequence[Mapping[str, str]]) -> None:
+        masks = [p.mask for p in pictures if p.mask is not None]
+        if masks and not any(((m > 0) & (m != data.UNKNOWN)).any() for m in masks):
+            places = ", ".join(Path(row["image"]).name for row in rows[:3])
+            raise DataError(
+                f"The labels mark nothing in the images ({places}…): they do not overlap, or are empty.",
+                "check that labels and images lie in the same place, for example by opening both in QGIS.",
+            )
+
+
+def _listed(path: Path) -> list[dict[str, str]]:
+    """Images of a folder, of a manifest, or the one file."""
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in RASTERS and not p.name.startswith("."))
+        labels = {p.stem for p in found if p.suffix.lower() in (".lbl", ".xml")}
+        found = [p for p in found if p.stem not in labels or p.suffix.lower() in (".lbl", ".xml")]
+        if not found:
+            raise DataError(f"There is no image in {path}.", f"it may hold {', '.join(RASTERS)}.")
+        return [{"image": str(p)} for p in found]
+    if path.suffix.lower() != ".csv":
+        return [{"image": str(path)}]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise DataError(f"The manifest {path} cannot be read ({error}).", "check the path.") from error
+    if not rows or "image" not in rows[0]:
+        raise DataError(
+            f"The manifest {path} lists no image.",
+            "give it a column image, and if you like labels, product, sun_azimuth, pixel_size.",
+        )
+    places = ("image", "labels")
+    return [{k: str(path.parent / v) if k in places and v else (v or "") for k, v in row.items() if k} for row in rows]
+
+
+def _number(row: Mapping[str, str], name: str) -> float | None:
+    text = row.get(name) or ""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise DataError(f"The manifest says {name} {text!r} of {row['image']}.", "give a number.") from None
+
+
+def _parts(wishes: Wishes, recipe: Recipe, reader: _Reader) -> dict[str, list[Picture]]:
+    """Pictures to learn from and to validate on, of different products; labelled where labels are needed."""
+    pictures = reader.read(wishes.images)
+    if wishes.validation:
+        parts = {"train": pictures, "validation": reader.read(wishes.validation)}
+        data.check_disjoint({name: {p.product for p in some} for name, some in parts.items()})
+    elif wishes.simulated == 1:
+        parts = {"train": [], "validation": pictures}
+    else:
+        parts = SPLITS[wishes.split](pictures, wishes.seed)
+    if recipe.labels:
+        for name, some in parts.items():
+            if some and not any(p.mask is not None and ((p.mask > 0) & (p.mask != data.UNKNOWN)).any() for p in some):
+                raise DataError(
+                    f"No label lies in the images of the part {name!r} ({', '.join(p.name for p in some[:3])}).",
+                    "label more images, name images to validate on with --validation, or try another --seed.",
+                )
+            for p in some:
+                if p.mask is None:
+                    raise DataError(f"{p.name} has no labels.", "give them with --labels, or leave it out.")
+    return parts
+
+
+def _lesson(
+    wishes: Wishes,
+    recipe: Recipe,
+    network: nn.Module,
+    parts: Mapping[str, list[Picture]],
+    start: Pack | None,
+    device: str,
+) -> Lesson:
+    size, batch = wishes.size or recipe.size, wishes.batch or recipe.batch
+    rate = wishes.rate or recipe.rate * (GENTLER if start else 1.0)
+    about = {
+        "recipe": recipe.name,
+        "size": size,
+        "batch": batch,
+        "rate": rate,
+        "simulated": wishes.simulated,
+        "images": {name: sorted(p.name for p in some) for name, some in parts.items()},
+        "from": start.card.sha256 if start else None,
+    }
+    sampler = _sampler(wishes, recipe, parts["train"], size, batch, device)
+
+    def varied(step: int) -> data.Batch:
+        return augment(sampler(step), POLICIES[recipe.policy], dice(mix(wishes.seed, 1), step))
+
+    return Lesson(recipe, network, varied, parts["validation"], size, rate, wishes.seed, about)
+
+
+def _sampler(
+    wishes: Wishes, recipe: Recipe, pictures: Sequence[Picture], size: int, batch: int, device: str
+) -> Sampler:
+    if wishes.simulated == 0:
+        return data.crops(pictures, size, batch, wishes.seed, on_objects=0.5 if recipe.labels else 0.0)
+    made = data.simulated(recipe.scenes, size, batch, wishes.seed, device)
+    if wishes.simulated == 1:
+        return made
+    real = data.crops(pictures, size, batch, wishes.seed, on_objects=0.5 if recipe.labels else 0.0)
+    return data.mixed(real, made, 1 - wishes.simulated, batch)
+
+
+# ---- what is told ------------------------------------------------------------------------------------------------
+
+
+def _tell(line: Mapping[str, Any], report: jobs.Report) -> None:
+    kind = "validation" if "validation" in line else "losses"
+    numbers = ", ".join(f"{k} {v:.4g}" for k, v in line[kind].items() if "/" not in k)
+    best = " (the best so far)" if line.get("best") else ""
+    report.log("info", f"step {line['step']}, {kind}: {numbers}{best}")
+
+
+def _facts(
+    wishes: Wishes,
+    recipe: Recipe,
+    lesson: Lesson,
+    parts: Mapping[str, list[Picture]],
+    start: Pack | None,
+    outcome: Outcome,
+) -> dict[str, Any]:
+    """What the card says of the training."""
+    import torch
+
+    return {
+        **{k: v for k, v in lesson.about.items() if k != "images"},
+        "from": f"{start.card.id} {start.card.sha256}" if start else None,
+        "seed": wishes.seed,
+        "steps": outcome.step,
+        "best_step": outcome.best_step,
+        "minutes": round(outcome.seconds / 60, 1),
+        "before": _known(outcome.first),
+        "products": {name: sorted({p.product for p in some}) for name, some in parts.items()},
+        "images": {name: sorted(p.name for p in some) for name, some in parts.items()},
+        "labels": wishes.labels,
+        "engine": lunar_processing.__version__,
+        "commit": commit(),
+        "torch": torch.__version__,
+    }
+
+
+def _known(measured: Mapping[str, float]) -> dict[str, float]:
+    """Without what could not be measured: JSON has no NaN."""
+    return {name: value for name, value in measured.items() if math.isfinite(value)}
+
+
+def _pixel_sizes(card: Card, pictures: Sequence[Picture]) -> tuple[float, float] | None:
+    """From the smallest to the largest pixel that was learnt from, here and before; None where one is unknown."""
+    sizes = [p.pixel_size for p in pictures]
+    if not sizes or any(math.isnan(size) for size in sizes):
+        return card.pixel_size_m
+    known = [*sizes, *(card.pixel_size_m or ())]
+    return float(f"{min(known):.3g}"), float(f"{max(known):.3g}")
+
+
+def commit() -> str | None:
+    """The commit of the engine, with a + where files differ from it; None outside a checkout."""
+    folder = Path(lunar_processing.__file__).parent
+
+    def git(*words: str) -> str:
+        ran = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
+        return ran.stdout.strip() if ran.returncode == 0 else ""
+
+    try:
+        if not git("ls-files", "__init__.py"):  # installed inside somebody else's checkout
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except OSError:
+        return None
+
+
+def in_words(trained: Trained) -> str:
+    """The result for people."""
+    outcome = trained.outcome
+    means = [name for name in outcome.measured if "/" not in name]
+    numbers = [f"{k} {outcome.measured[k]:.4g} (was {outcome.first.get(k, math.nan):.4g})" for k in means]
+    return (
+        f"  model: {trained.model}\n  log: {trained.log}\n  validation: {', '.join(numbers)}\n"
+        f"  best at step {outcome.best_step} of {outcome.step}, {outcome.seconds:.0f} s on {trained.device}"
+        + ("; go on with --resume" if outcome.ended == "time" else "")
+    )
+
+
+def facts(trained: Trained) -> dict[str, Any]:
+    """The result for programs."""
+    return {
+        "outputs": {"model": str(trained.model), "log": str(trained.log)},
+        "counts": {"steps": trained.outcome.step, "best_step": trained.outcome.best_step, **trained.pictures},
+        "measured": trained.outcome.measured,
+        "before": trained.outcome.first,
+        "products": {name: list(some) for name, some in trained.products.items()},
+        "ended": trained.outcome.ended,
+        "device": trained.device,
+        "seconds": trained.seconds,
+        "warnings": list(trained.warnings),
+    }

@@ -1,0 +1,22 @@
+"""Recipes: what is trained for which task, on what, with which losses. A new family is a new entry.
+
+recipe = RECIPES["rocks"]
+task = recipe.task(Lesson(recipe, network, sampler, validation, rate=1e-3))
+"""
+
+from __future__ import annotations
+
+from lunar_processing.errors import ParameterError
+from lunar_processing.training.recipes import anomalies, enhance, rocks
+from lunar_processing.training.recipes.recipe import Lesson, Recipe
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (rocks.RECIPE, enhance.RECIPE, anomalies.RECIPE)}
+
+__all__ = ["RECIPES", "Lesson", "Recipe", "recipe_named"]
+
+
+def recipe_named(name: str) -> Recipe:
+    """A recipe by its name."""
+    if name not in RECIPES:
+        raise ParameterError(f"There is no recipe {name!r}.", f"choose {', '.join(RECIPES)}.")
+    return RECIPES[name]

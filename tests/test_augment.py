@@ -1,0 +1,165 @@
+"""A varied batch is still true: the sun stands where the shadows say, masks lie on their rocks, sizes are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lunar_processing.errors import ParameterError
+from lunar_processing.training.augment import AUGMENTATIONS, POLICIES, augment
+from lunar_processing.training.data import MIDDLE, UNKNOWN, dice
+
+GEOMETRY = ("flip_horizontal", "flip_vertical", "turn", "rotate", "shear", "zoom", "translate")
+STRENGTH = {"rotate": 180.0, "shear": 0.2, "zoom": 1.4, "translate": 0.15}
+EXACT = ("flip_horizontal", "flip_vertical", "turn")
+
+
+def lit_rock(azimuth: float, size: int = 65, radius: float = 9.0) -> dict[str, torch.Tensor]:
+    """A bright disc with a shadow on the side away from the sun; azimuth clockwise from up."""
+    row, col = np.mgrid[:size, :size] - size // 2
+    east, down = np.sin(np.radians(azimuth)), -np.cos(np.radians(azimuth))
+    rock = row**2 + col**2 < radius**2
+    shadow = (row + radius * down) ** 2 + (col + radius * east) ** 2 < radius**2
+    image = np.where(rock, 0.9, np.where(shadow, 0.1, 0.5)).astype(np.float32)
+    return {
+        "image": torch.from_numpy(image)[None, None],
+        "valid": torch.ones(1, 1, size, size, dtype=torch.bool),
+        "mask": torch.from_numpy(rock).long()[None],
+        "sun_azimuth": torch.tensor([float(azimuth)]),
+        "pixel_size": torch.tensor([0.5]),
+    }
+
+
+def centre(weights: torch.Tensor) -> np.ndarray:
+    row, col = np.mgrid[: weights.shape[-2], : weights.shape[-1]]
+    w = weights.double().numpy().reshape(row.shape)
+    return np.array([(col * w).sum(), (row * w).sum()]) / w.sum()
+
+
+def sun_by_shadow(batch: dict[str, torch.Tensor]) -> float:
+    """Degrees clockwise from up, from the shadow's middle to the rock's."""
+    col, row = centre(batch["mask"] == 1) - centre(batch["image"] < 0.2)
+    return float(np.degrees(np.arctan2(col, -row)) % 360)
+
+
+def alone(name: str, often: float = 1.0) -> dict[str, tuple[float, float]]:
+    return {name: (often, STRENGTH.get(name, 0.3))}
+
+
+def same_angle(a: float, b: float, within: float) -> bool:
+    return abs((a - b + 180) % 360 - 180) < within
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+@pytest.mark.parametrize("azimuth", [0, 30, 110, 200, 290])
+def test_the_sun_stands_where_the_shadow_says(name, azimuth):
+    before = lit_rock(azimuth)
+    assert same_angle(sun_by_shadow(before), azimuth, 1.5)
+    for seed in range(6):
+        after = augment(before, alone(name), dice(seed, 0))
+        assert 0 <= float(after["sun_azimuth"]) < 360
+        # A sheared disc is no disc, and half a pixel between mask and image is a few degrees of so small a rock.
+        within = 4 if name in {"shear", "translate"} else 2
+        assert same_angle(sun_by_shadow(after), float(after["sun_azimuth"]), within)
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_masks_and_validity_go_with_the_image(name):
+    for seed in range(6):
+        after = augment(lit_rock(70), alone(name), dice(seed, 3))
+        bright = (after["image"] > 0.7)[:, 0]
+        assert ((after["mask"] == 1) != bright).float().sum() < 30  # pixels of the outline
+        assert set(after["mask"].unique().tolist()) <= {0, 1, UNKNOWN}
+        assert torch.equal(after["mask"] == UNKNOWN, ~after["valid"][:, 0])
+        assert (after["image"][~after["valid"]] - MIDDLE).abs().max() < 0.41 if (~after["valid"]).any() else True
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_flips_and_right_angles_lose_nothing(name):
+    batch = {"image": torch.rand(4, 1, 16, 16), "mask": torch.randint(0, 4, (4, 16, 16))}
+    after = augment(batch, alone(name), dice(1, 1))
+    for key, values in batch.items():
+        for before, now in zip(values, after[key]):
+            assert torch.equal(before.flatten().sort().values, now.flatten().sort().values)
+    assert not torch.equal(after["image"], batch["image"])
+
+
+def test_a_turn_is_counter_clockwise_and_so_is_its_sun():
+    batch = {"image": torch.zeros(64, 1, 4, 4), "sun_azimuth": torch.full((64,), 90.0)}
+    batch["image"][:, 0, 1, 3] = 1.0  # lit at the right, where the sun stands
+    after = augment(batch, alone("turn"), dice(0, 0))
+    for image, sun in zip(after["image"][:, 0], after["sun_azimuth"].tolist()):
+        row, col = divmod(int(image.argmax()), 4)
+        assert {0.0: (0, 1), 270.0: (2, 0), 180.0: (3, 2)}[sun] == (row, col)
+    assert len(after["sun_azimuth"].unique()) == 3
+
+
+def test_rotation_by_a_known_angle_is_that_of_the_image():
+    """A quarter by interpolation is the same as the exact quarter."""
+    batch = lit_rock(40)
+    warped = AUGMENTATIONS["rotate"](batch, torch.tensor([True]), torch.tensor([[1.0, 0, 0]]), 90.0)
+    torch.testing.assert_close(warped["image"], batch["image"].rot90(-1, (-2, -1)), atol=1e-4, rtol=0)
+    assert float(warped["sun_azimuth"]) == pytest.approx(130)
+
+
+def test_zoom_changes_size_and_pixel_size_together():
+    for seed in range(6):
+        before = lit_rock(90, size=257, radius=50.5)
+        after = augment(before, alone("zoom"), dice(seed, 0))
+        metres = [float((b["mask"] == 1).sum() * b["pixel_size"] ** 2) for b in (before, after)]
+        assert metres[0] == pytest.approx(metres[1], rel=0.03)
+    assert float(after["pixel_size"]) != 0.5
+
+
+def test_brightness_leaves_what_was_never_seen():
+    batch = lit_rock(0)
+    batch["valid"][..., :10] = False
+    batch["image"][..., :10] = MIDDLE
+    for name in ("brightness", "contrast", "noise"):
+        after = augment(batch, alone(name), dice(2, 0))
+        assert (after["image"][..., :10] == MIDDLE).all()
+        assert (after["image"][..., 10:] != batch["image"][..., 10:]).any()
+        assert torch.equal(after["mask"], batch["mask"])
+
+
+def test_noise_has_the_strength_it_was_drawn_with():
+    batch = {"image": torch.zeros(1, 1, 128, 128)}
+    noisy = AUGMENTATIONS["noise"](batch, torch.tensor([True]), torch.tensor([[0.5, 0.1, 0.2]]), 0.2)
+    assert noisy["image"].std().item() == pytest.approx(0.1, rel=0.03)
+
+
+def test_a_cut_out_hides_a_square_and_asks_nothing_there():
+    after = augment(lit_rock(0), {"cut_out": (1.0, 0.5)}, dice(5, 0))
+    hole = ~after["valid"][0, 0]
+    rows, cols = hole.any(dim=1).sum(), hole.any(dim=0).sum()
+    assert hole.sum() == rows * cols > 0
+    assert abs(int(rows) - int(cols)) <= 1
+    assert (after["image"][0, 0][hole] == MIDDLE).all()
+    assert (after["mask"][0][hole] == UNKNOWN).all()
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_how_often_is_what_the_policy_says(name):
+    batch = {"image": torch.rand(400, 1, 8, 8)}
+    after = augment(batch, alone(name, 0.3), dice(0, 0))
+    changed = (after["image"] != batch["image"]).flatten(1).any(dim=1).float().mean().item()
+    assert changed == pytest.approx(0.3, abs=0.08)
+    assert torch.equal(augment(batch, alone(name, 0.0), dice(0, 0))["image"], batch["image"])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_same_seed_gives_the_same_and_keeps_the_batch_whole(name):
+    batch = {key: value.repeat(3, *[1] * (value.dim() - 1)) for key, value in lit_rock(10).items()}
+    once, again = (augment(batch, POLICIES[name], dice(9, 4)) for _ in range(2))
+    for key, value in batch.items():
+        assert torch.equal(once[key], again[key])
+        assert (once[key].shape, once[key].dtype) == (value.shape, value.dtype)
+    if name != "none":
+        assert not torch.equal(once["image"], augment(batch, POLICIES[name], dice(9, 5))["image"])
+    assert torch.equal(batch["image"][0], lit_rock(10)["image"][0])  # the batch itself is left alone
+
+
+def test_an_unknown_augmentation_is_refused():
+    with pytest.raises(ParameterError, match="'spin'"):
+        augment(lit_rock(0), {"spin": (1.0, 1.0)}, dice(0, 0))
