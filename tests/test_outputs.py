@@ -448,10 +448,10 @@ def test_large_results_are_tiled_compressed_and_have_overviews(wide_image: Path,
     out = tmp_path / "out.tif"
     assert lunar("enhance", wide_image, out, "--model", "stretch").code == 0
     with rasterio.open(out) as dataset:
-        assert dataset.overviews(1) == [2, 4] or dataset.overviews(1) == [2]
+        assert dataset.overviews(1) == [4]
         assert dataset.profile["tiled"]
         assert dataset.profile["compress"].lower() == "zstd"
-        flags = dataset.read(3, out_shape=(350, 750))
+        flags = dataset.read(3, out_shape=(175, 375))
         assert set(np.unique(flags)) <= set(range(32))  # flags are not averaged in the overviews
 
 

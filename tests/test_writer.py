@@ -53,7 +53,7 @@ def test_what_is_written_in_strips_of_any_height_is_read_back(tmp_path: Path, fi
         assert file.compression.name == "zstd"
         assert (file.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG") == (file_format == "cog")
         if grid.height > 512:
-            assert file.overviews(1) == [2, 4]
+            assert file.overviews(1) == ([2, 4] if file_format == "cog" else [4])
 
 
 @pytest.mark.parametrize(

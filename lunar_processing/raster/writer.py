@@ -250,10 +250,13 @@ def _quietly_open(path: Path, mode: str = "r", **options: object) -> rasterio.Da
 
 
 def _overview_levels(grid: Grid) -> list[int]:
-    levels: list[int] = []
-    while max(grid.width, grid.height) / 2 ** len(levels) > BLOCK:
-        levels.append(2 ** (len(levels) + 1))
-    return levels
+    """Powers of two from 4 on, until a block shows all.
+
+    Half the size would be three quarters of the work and of the bytes, and a screen of it is drawn from the full
+    size within half a second.
+    """
+    size = max(grid.width, grid.height)
+    return [2**power for power in range(2, 2 + size.bit_length()) if size > 2 ** (power - 1) * BLOCK]
 
 
 def _checksum(rows: np.ndarray) -> int:
