@@ -117,6 +117,21 @@ def test_objects_are_drawn_in_their_sizes_and_numbers():
     assert float(small.size_m.max()) <= 0.8 * 32 + 1e-3
 
 
+def test_kinds_that_must_be_there_are_in_every_scene_far_enough_apart_to_be_seen():
+    kinds = ["pit", "descent stage", "probe", "ridge"]
+    things = objects.draw_things((60, 288, 288), 1.0, 2.0, kinds, generator(0), 16, of_each_kind=1)
+    assert len(things) == 60 * 4  # as many as must be are more than 2 on average: no further ones
+    for scene in range(60):
+        here = things.scene == scene
+        assert sorted(things.kind[here].tolist()) == sorted(objects.kind_number(kind) for kind in kinds)
+        quarter = things.col[here] // 144 + 2 * (things.row[here] // 144)
+        assert sorted(quarter.tolist()) == [0, 1, 2, 3]
+    more = objects.draw_things((60, 288, 288), 1.0, 3.0, ["pit"], generator(0), 16, of_each_kind=1)
+    assert torch.bincount(more.scene).min() == 1
+    assert len(more) == pytest.approx(180, abs=40)
+    assert bool((more.scene.diff() >= 0).all())
+
+
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [

@@ -135,9 +135,18 @@ def test_fresh_craters_are_holes_in_the_height_raster(made):
 def test_objects_have_their_names_and_their_pixels(made):
     points, fields = layer(made.outputs["layers"], "objects")
     assert len(points) == made.counts["objects"]
-    assert set(fields["kind"]) <= set(OBJECTS)
+    assert set(fields["kind"]) == set(OBJECTS)
     assert [kind_number(name) for name in fields["kind"]] == fields["code"].tolist()
     assert set(np.unique(pixels(made.outputs["objects"]))) - {0} <= set(fields["code"])
+
+
+def test_what_was_named_is_in_every_scene(tmp_path):
+    tool.simulate(Wishes(tmp_path, size=128, count=4, pixel_size=1.0, objects=("pit", "descent stage")))
+    for seed in range(4):
+        _, fields = layer(tmp_path / f"nac_{seed:05d}_truth.gpkg", "objects")
+        assert sorted(fields["kind"]) == ["descent stage", "pit"]
+        seen = set(np.unique(pixels(tmp_path / f"nac_{seed:05d}_objects.tif"))) - {0}
+        assert seen == {kind_number("pit"), kind_number("descent stage")}
 
 
 def test_provenance_says_how_to_make_it_again(made, tmp_path):

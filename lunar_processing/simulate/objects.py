@@ -329,33 +329,50 @@ def draw_things(
     kinds: Sequence[str],
     generator: torch.Generator,
     margin_px: int = 0,
+    of_each_kind: int = 0,
 ) -> Things:
     """On average `each` objects a scene, of these kinds, anywhere in it but for `margin_px` at its edges.
 
-    An object larger than 0.8 of a scene is made as large as that.
+    `of_each_kind` of them are sure to be there, wherever that makes more than `each`. An object larger than 0.8 of a
+    scene is made as large as that.
     """
     batch, height, width = shape
     size = per_scene(pixel_size, batch, "pixel size", "m", 0, above=True)
     if not 0 <= each <= 100:
         raise ParameterError(f"{each} objects a scene are not possible.", "give 0 to 100.")
     numbers = torch.tensor([kind_number(name) for name in kinds], dtype=torch.long)
-    count = torch.poisson(torch.full((batch,), float(each) if len(numbers) else 0.0), generator=generator).long()
+    sure = of_each_kind * len(numbers)
+    chance = max(0.0, float(each) - sure) if len(numbers) else 0.0
+    count = sure + torch.poisson(torch.full((batch,), chance), generator=generator).long()
     scene = torch.repeat_interleave(count)
     n = len(scene)
     random = torch.rand(5, n, generator=generator)
     kind = numbers[(random[0] * len(numbers)).long()] if n else torch.zeros(0, dtype=torch.long)
+    place = random[2:4]
+    if sure:
+        nth = torch.arange(n) - (count.cumsum(0) - count)[scene]
+        across = math.ceil(math.sqrt(sure))
+        square = _squares(batch, across, generator)[:, scene, nth.clamp(max=sure - 1)]
+        kind = torch.where(nth < sure, numbers[nth % len(numbers)], kind)
+        place = torch.where(nth < sure, (square + place) / across, place)
     limits = torch.tensor([k.size_m for k in OBJECTS.values()])[kind - 1].reshape(n, 2)
     drawn = limits[:, 0] * (limits[:, 1] / limits[:, 0]) ** random[1]
     inner_h, inner_w = height - 2 * margin_px, width - 2 * margin_px
     return Things(
         scene=scene,
         kind=kind,
-        col=margin_px + random[2] * inner_w,
-        row=margin_px + random[3] * inner_h,
+        col=margin_px + place[0] * inner_w,
+        row=margin_px + place[1] * inner_h,
         size_m=torch.minimum(drawn, 0.8 * min(inner_h, inner_w) * size[scene]),
         azimuth=360 * random[4],
         form=torch.rand(n, FORM, generator=generator),
     )
+
+
+def _squares(batch: int, across: int, generator: torch.Generator) -> Tensor:
+    """Column and row (2, B, across²) of the squares of each scene, shuffled: what lies in two of them does not meet."""
+    number = torch.rand(batch, across**2, generator=generator).argsort(dim=1)
+    return torch.stack([number % across, torch.div(number, across, rounding_mode="floor")])
 
 
 def place(ground: Ground, things: Things, young: bool | None = None) -> tuple[Ground, Tensor]:

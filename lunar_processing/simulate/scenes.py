@@ -99,6 +99,7 @@ class SceneRecipe:
     shadowed: bool = False  # permanent shadow: no sun, only what lit slopes around scatter
     objects: tuple[str, ...] = ()  # names in `objects.OBJECTS`
     objects_each: float = 0.0  # how many a scene, on average
+    objects_of_each_kind: int = 0  # how many of every kind are sure to be in every scene
     large_rock_m: float = 1.0  # from this diameter on a rock is of class 2
     smallest_rock_px: float = 1.5
     largest_rock_px: float = 16.0
@@ -120,10 +121,11 @@ class SceneRecipe:
         for thing in self.objects:
             kind_number(thing)
         light.law_of(self.photometry)
-        if not (self.margin_px >= 0 and self.objects_each >= 0 and 0 <= self.blocks <= 0.5):
+        least = min(self.margin_px, self.objects_each, self.objects_of_each_kind, self.blocks)
+        if least < 0 or self.blocks > 0.5:
             raise ParameterError(
-                f"A recipe cannot have a margin of {self.margin_px} px, {self.objects_each} objects each and "
-                f"{self.blocks} blocks.",
+                f"A recipe cannot have a margin of {self.margin_px} px, {self.objects_each} objects each, "
+                f"{self.objects_of_each_kind} of each kind and {self.blocks} blocks.",
                 "give 0 or more, blocks at most 0.5.",
             )
 
@@ -322,7 +324,15 @@ def _plan(recipe: SceneRecipe, batch: int, size: int, numbers: torch.Generator) 
         craters=craters,
         blocks=recipe.blocks,
     )
-    things = draw_things(shape, pixel, recipe.objects_each, recipe.objects, numbers, recipe.margin_px)
+    things = draw_things(
+        shape,
+        pixel,
+        recipe.objects_each,
+        recipe.objects,
+        numbers,
+        recipe.margin_px,
+        recipe.objects_of_each_kind,
+    )
     glow = light.draw_glow(batch, numbers)
     return _Plan(drawn, craters, rocks, things, glow, sensor.sample_cameras(batch, numbers, dict(recipe.camera)))
 

@@ -159,7 +159,7 @@ def _recipe(wishes: Wishes) -> SceneRecipe:
             settled[name] = (value, value)
     if wishes.objects:
         names = tuple(OBJECTS) if wishes.objects == ("all",) else wishes.objects
-        settled |= {"objects": names, "objects_each": max(1.0, recipe.objects_each) * 2}
+        settled |= {"objects": names, "objects_each": max(1.0, recipe.objects_each) * 2, "objects_of_each_kind": 1}
     return replace(recipe, **settled)
 
 
