@@ -35,7 +35,7 @@ ROOMS = {  # room of the engine → the rooms it may import
     },
     "simulate": {"errors"},
     "training": {"errors", "draft", "devices", "networks", "modelpack", "simulate"},
-    "evaluate": {"errors"},
+    "evaluate": {"errors", "simulate"},
     "inventory": {*PLACE, "raster", "modelpack", "provenance", "tools"},
     "console": {"errors", "draft"},
     "batch": {*PLACE, "raster", "tools", "provenance"},
