@@ -1,6 +1,6 @@
-"""Make the plugin's installable zip, or lay the plugin out in a folder for QGIS_PLUGINPATH.
+"""Make the plugin's installable zip and the archive of models, or lay the plugin out in a folder for QGIS_PLUGINPATH.
 
-    python3 .ci/package.py                 writes dist/lunar_qgis_plugin-VERSION.zip
+    python3 .ci/package.py                 writes dist/lunar_qgis_plugin-VERSION.zip, dist/lunar-models-VERSION.zip
     python3 .ci/package.py --stage DIR     lays out DIR/lunar_qgis_plugin
 
 The same tree gives the same bytes: names are sorted, times fixed. Only the standard library is needed.
@@ -31,8 +31,11 @@ def main() -> int:
     if given.stage:
         print(stage(given.stage))
         return 0
-    path = pack(REPOSITORY / "dist")
-    print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size / 1e3:.0f} kB, {len(contents())} files")
+    dist = REPOSITORY / "dist"
+    plugin = pack(dist / f"{PLUGIN}-{version()}.zip", {f"{PLUGIN}/{name}": path for name, path in contents().items()})
+    if plugin.stat().st_size > LIMIT_BYTES:
+        sys.exit(f"{plugin} is larger than {LIMIT_BYTES / 1e6:.0f} MB: look for what does not belong there.")
+    pack(dist / f"lunar-models-{version()}.zip", models())
     return 0
 
 
@@ -63,18 +66,22 @@ def stage(folder: Path) -> Path:
     return target
 
 
-def pack(folder: Path) -> Path:
-    """Write the zip and return its path; refuses one that the QGIS plugin repository would refuse."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{PLUGIN}-{version()}.zip"
+def models() -> dict[str, Path]:
+    """Name in the archive of models, which `lunar install-models` takes → file in the checkout."""
+    cards = sorted((REPOSITORY / "models").glob("*/model.json"))
+    return {f"{card.parent.name}/{path.name}": path for card in cards for path in sorted(card.parent.iterdir())}
+
+
+def pack(path: Path, files: dict[str, Path]) -> Path:
+    """Write an archive and say what came of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, source in contents().items():
-            entry = zipfile.ZipInfo(f"{PLUGIN}/{name}", WHEN)
+        for name, source in files.items():
+            entry = zipfile.ZipInfo(name, WHEN)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, source.read_bytes())
-    if path.stat().st_size > LIMIT_BYTES:
-        sys.exit(f"{path} is larger than {LIMIT_BYTES / 1e6:.0f} MB: look for what does not belong there.")
+    print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size / 1e3:.0f} kB, {len(files)} files")
     return path
 
 

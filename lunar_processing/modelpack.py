@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,16 +33,21 @@ TOLERATED = 2.0
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How pixels become network input: (value - low) / (high - low), low and high by percentile or fixed."""
+    """How pixels become network input.
+
+    `percentile` and `range`: (value - low) / (high - low), low and high by percentile or fixed. `noise`: (value -
+    black) in units of the dark noise that is measured in the image; low and high say which signal to noise the model
+    knows.
+    """
 
     kind: str = "percentile"
     low: float = 0.5
     high: float = 99.5
 
     def __post_init__(self) -> None:
-        if self.kind not in ("percentile", "range"):
+        if self.kind not in ("percentile", "range", "noise"):
             raise ModelError(
-                f"The card asks for an unknown normalisation {self.kind!r}.", "use 'percentile' or 'range'."
+                f"The card asks for an unknown normalisation {self.kind!r}.", "use 'percentile', 'range' or 'noise'."
             )
 
 
@@ -62,11 +68,13 @@ class Card:
     halo: int = 32
     stride: int = 1
     window: int = 64
+    windows: tuple[int, ...] = ()
     output: str = ""
     classes: tuple[str, ...] = ()
     sha256: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    population: Mapping[str, Any] = field(default_factory=dict)
     license: str = ""
 
 
@@ -176,12 +184,24 @@ def list_packs(folders: Sequence[Path] = (), damaged: list[ModelError] | None = 
 
 
 def model_folders(folders: Sequence[Path] = ()) -> list[Path]:
-    """Where models are looked for: given folders, then LUNAR_MODELS, then the one beside the engine."""
+    """Where models are looked for: given folders, LUNAR_MODELS, the one beside the engine, the user's own."""
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise ModelError(f"The folder of models {folder} does not exist.", "check --models-dir.")
     named = [Path(p) for p in os.environ.get("LUNAR_MODELS", "").split(os.pathsep) if p]
-    return [*map(Path, folders), *named, Path(__file__).resolve().parent.parent / "models"]
+    return [*map(Path, folders), *named, Path(__file__).resolve().parent.parent / "models", own_folder()]
+
+
+def own_folder() -> Path:
+    """Where the user's installed models lie; it outlives updates of the engine and of the plugin."""
+    home = Path.home()
+    if os.name == "nt":
+        data = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = home / "Library" / "Application Support"
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return data / "lunar" / "models"
 
 
 def read_pack(folder: Path) -> Pack:
@@ -227,6 +247,7 @@ def _card(text: dict[str, Any]) -> Card:
     text["normalisation"] = Normalisation(**text.get("normalisation", {}))
     text["pixel_size_m"] = _pair(text.get("pixel_size_m"))
     text["classes"] = tuple(text.get("classes", ()))
+    text["windows"] = tuple(int(side) for side in text.get("windows", ()))
     card = Card(**text)
     if min(card.tile, card.stride, card.window) < 1 or card.halo < 0 or card.tile <= 2 * card.halo:
         raise ModelError("tile, halo, stride and window leave nothing to compute")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 from . import engine
@@ -29,11 +30,24 @@ CLASSICAL = {
 def choices(task: str) -> dict[str, str]:
     """Model id → description for a task: the classical methods, then the networks found in model folders."""
     found = dict(CLASSICAL[task])
-    for folder in (*engine.model_folders(), *_environment_folders(), str(engine.home() / "models")):
+    folders = (*engine.model_folders(), *_environment_folders(), str(engine.home() / "models"), str(own_folder()))
+    for folder in folders:
         for card in _cards(Path(folder)):
             if card.get("task") == task:
                 found.setdefault(str(card["id"]), str(card.get("title") or card.get("description") or ""))
     return found
+
+
+def own_folder() -> Path:
+    """Where “Set up the engine…” and `lunar install-models` put models: `modelpack.own_folder` of the engine."""
+    home = Path.home()
+    if os.name == "nt":
+        data = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = home / "Library" / "Application Support"
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return data / "lunar" / "models"
 
 
 def _environment_folders() -> list[str]:

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from lunar_processing.modelpack import Card, find_pack, save_pack
+from lunar_processing.networks.convnet import Identity
+from lunar_processing.tools.install_models import install_models
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = [sys.executable, str(REPOSITORY / ".ci" / "package.py")]
 
@@ -25,12 +29,13 @@ def archive(tmp_path_factory):
     for name in ("metadata.txt", "LICENSE", "pyproject.toml"):
         shutil.copyfile(REPOSITORY / name, copy / name)
     (copy / "lunar_processing" / "weights.safetensors").write_bytes(b"\0" * 1000)
+    save_pack(copy / "models" / "quiet", Card("quiet", "enhance", "identity"), Identity())
     (copy / "lunar_processing" / "__pycache__").mkdir()
     (copy / "lunar_processing" / "__pycache__" / "x.py").write_text("")
     (copy / "lunar_qgis_plugin" / "native.so").write_bytes(b"\x7fELF")
     (copy / "lunar_qgis_plugin" / ".hidden.py").write_text("")
     subprocess.run([sys.executable, str(copy / ".ci" / "package.py")], check=True, capture_output=True)
-    (path,) = (copy / "dist").glob("*.zip")
+    (path,) = (copy / "dist").glob("lunar_qgis_plugin-*.zip")
     return path
 
 
@@ -48,6 +53,12 @@ def test_the_whole_engine_is_inside(archive):
             f"lunar_qgis_plugin/engine/lunar_processing/{module.relative_to(REPOSITORY / 'lunar_processing')}" in names
         )
     assert "lunar_qgis_plugin/engine/pyproject.toml" in names  # where the setup reads what to install
+
+
+def test_the_models_are_an_archive_of_their_own_that_can_be_installed(archive, tmp_path):
+    (models,) = archive.parent.glob("lunar-models-*.zip")
+    assert list(install_models(str(models), tmp_path)) == ["quiet"]
+    assert find_pack("quiet", [tmp_path]).network("cpu") is not None
 
 
 def test_no_binaries_no_weights_no_caches_and_small(archive):

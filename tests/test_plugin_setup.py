@@ -17,6 +17,9 @@ import pytest
 import rasterio
 from qgis_helpers import Qgis
 
+from lunar_processing.modelpack import Card, save_pack
+from lunar_processing.networks.convnet import Identity
+
 SETUP = "lunar:setupengine"
 NOWHERE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/no/such/folder", "PIP_CONFIG_FILE": os.devnull}
 
@@ -69,7 +72,7 @@ def test_torch_is_taken_from_where_the_user_wants_it(qgis, tmp_path):
 
 
 def test_a_python_that_has_all_is_checked_and_remembered(qgis, tmp_path):
-    run = qgis.run(SETUP, PYTHON=sys.executable)
+    run = qgis.run(SETUP, PYTHON=sys.executable, INSTALL_MODELS="false")
     assert run.returncode == 0, run.log
     assert str(run.results["PYTHON_USED"]) == sys.executable
     for fact in ("torch", "rasterio", "devices", sys.executable, "QGIS 3"):
@@ -77,6 +80,24 @@ def test_a_python_that_has_all_is_checked_and_remembered(qgis, tmp_path):
     used = qgis.run("lunar:enhancepsr", INPUT=_any(tmp_path), OUTPUT=tmp_path / "b.tif", MODEL="stretch")
     assert used.returncode == 0, used.log
     assert f"{sys.executable} (the setting “Engine's Python”)" in used.log
+
+
+def test_trained_models_are_installed_from_an_archive_and_offered(qgis, tmp_path):
+    save_pack(tmp_path / "models" / "quiet", Card("quiet", "enhance", "identity"), Identity())
+    archive = shutil.make_archive(str(tmp_path / "models"), "zip", tmp_path / "models")
+    at_home = qgis.but(XDG_DATA_HOME=str(tmp_path / "data"))
+    run = at_home.run(SETUP, PYTHON=sys.executable, MODELS=archive)
+    assert run.returncode == 0, run.log
+    assert f"quiet: installed in {tmp_path / 'data' / 'lunar' / 'models' / 'quiet'}" in run.log
+    used = at_home.run("lunar:enhancepsr", INPUT=_any(tmp_path), OUTPUT=tmp_path / "b.tif", MODEL="quiet")
+    assert used.returncode == 0, used.log
+
+
+def test_without_trained_models_the_engine_is_ready_all_the_same(qgis, tmp_path):
+    run = qgis.run(SETUP, PYTHON=sys.executable, MODELS=tmp_path / "no.zip")
+    assert run.returncode == 0, run.log
+    assert "The trained models were not installed" in run.log
+    assert "There is no" in run.log
 
 
 def test_a_python_that_lacks_something_is_refused_and_not_remembered(qgis, tmp_path):

@@ -92,6 +92,17 @@ class SetUpEngine(LunarAlgorithm):
         )
         add(
             self,
+            QgsProcessingParameterBoolean("INSTALL_MODELS", "Install the trained models", True),
+            "Also get the trained models of this version (about 50 MB) into your data folder, where updates of the "
+            "plugin leave them. Without them the tools use methods that need no training.",
+        )
+        add(
+            self,
+            advanced(file("MODELS", "Archive of models")),
+            "An archive lunar-models-VERSION.zip that you have already. Left empty, it is fetched from the release.",
+        )
+        add(
+            self,
             advanced(file("CONSTRAINTS", "Constraints for pip")),
             "A pip constraints file that pins versions, for example a line “torch==2.13.0”. A torch pinned there is "
             "taken from pip's usual index, whatever build is chosen above.",
@@ -151,6 +162,8 @@ class SetUpEngine(LunarAlgorithm):
             if used != python:
                 feedback.pushWarning(f"The tools will use {used} all the same, because of {who}.")
             feedback.pushInfo("The engine is ready.")
+            if self.parameterAsBoolean(parameters, "INSTALL_MODELS", context):
+                install_models(python, text("MODELS"), feedback)
         feedback.setProgress(100)
         return {**told, "DIAGNOSIS": diagnosis}
 
@@ -241,6 +254,26 @@ def install(steps: list[Step], folder: Path, recreate: bool, feedback: QgsProces
         if not there_before:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def install_models(python: Path, archive: str, feedback: QgsProcessingFeedback) -> None:
+    """Install the trained models. Without them the tools still work, so a failure is a warning."""
+    if not archive and any((engine.home() / "models").glob("*/model.json")):
+        feedback.pushInfo(f"The trained models are there already: {engine.home() / 'models'}")
+        return
+    feedback.setProgressText("install the trained models")
+    try:
+        ran = engine.ask(["install-models", *([archive] if archive else []), "--overwrite"], python, timeout_s=1800)
+        told, ok = (ran.stdout or ran.stderr).strip(), ran.returncode == 0
+    except (OSError, subprocess.SubprocessError) as error:
+        told, ok = str(error), False
+    if ok:
+        feedback.pushInfo(told)
+    else:
+        feedback.pushWarning(
+            f"The trained models were not installed; the tools use methods that need no training.\n{told}\n"
+            "Run this again later, or name an archive of models (advanced)."
+        )
 
 
 def diagnose(python: Path) -> str:
