@@ -16,8 +16,9 @@ Scores are compared on *patches* of 64 × 64 px at a stride of 32 px, whatever w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -203,7 +204,7 @@ def _free_place(strip: Strip, radius: float, random: np.random.Generator) -> tup
 
 RUBBLE = replace(RECIPES["nac"], rock_share=(5e-4, 6e-3), blocks=0.03)  # every second strip: not to be fallen for
 BLOCKS = 8, 24.0, 192  # px of a block of the compression, its coarseness in grey levels, px of the region that has it
-INCIDENCE = (55.0, 86.0)  # degrees: about that of the real images
+INCIDENCE, PIXEL_M = (55.0, 86.0), (0.5, 1.0)  # degrees, m: about those of the real images
 BURNT = 0.996  # quantile of brightness that becomes 255, as in real products
 EMPTY = 0.02  # share of a strip's light: a smaller change of it is not to be seen
 
@@ -221,7 +222,7 @@ def draw_strip(
     kinds: Sequence[str], random: np.random.Generator, size: int, rubble: bool = False, name: str = "simulated"
 ) -> Strip:
     """One simulated strip with a thing of each kind, in 8 bits as real products come."""
-    recipe = replace(RUBBLE if rubble else RECIPES["nac"], incidence_deg=INCIDENCE)
+    recipe = replace(RUBBLE if rubble else RECIPES["nac"], incidence_deg=INCIDENCE, pixel_size_m=PIXEL_M)
     made = scenes.draw(recipe, 1, int(random.integers(2**31)), size=size)
     ground, azimuth, incidence = made.ground, float(made.sun_azimuth[0]), float(made.incidence[0])
     pixel = float(made.pixel_size[0])
@@ -358,8 +359,9 @@ def patch_scores(score: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     The map has one value for each s × s px of the image, s being the smallest number that gives its size: the whole
     image (s = 1) or the score raster of the tool. A patch gets the highest value whose cell has its middle inside it.
     """
+    stride = _stride(score.shape, shape)
     for axis, side in enumerate(shape):
-        score = _highest(np.moveaxis(score, axis, 0), _stride(score.shape, shape), side)
+        score = _highest(np.moveaxis(score, axis, 0), stride, side)
         score = np.moveaxis(score, 0, axis)
     return score
 
@@ -402,6 +404,111 @@ def _highest(values: np.ndarray, stride: int, side: int) -> np.ndarray:
             inside = np.array([min(int((start + WINDOW / 2) // stride), len(values) - 1)])
         found.append(np.fmax.reduce(values[inside], axis=0))
     return np.stack(found) if found else np.zeros((0, *values.shape[1:]))
+
+
+# ---- all patches of many strips ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    """All patches of some strips that count, and their scores; columns (n,).
+
+    thing: which one a patch is positive for, counted over all strips, or BACKGROUND; kind: place in KINDS, or
+    BACKGROUND; home: the one patch of each thing; decoy: holds a worn crater that was planted; weight: 1, and for
+    positives 1 over the patches of the thing; strip, row, col: where it lies. apart: patches that do not overlap.
+    terrain: name → whether a patch has it; only what is known of all strips. scores: scorer → (n,), finite.
+    """
+
+    thing: np.ndarray
+    kind: np.ndarray
+    home: np.ndarray
+    decoy: np.ndarray
+    weight: np.ndarray
+    strip: np.ndarray
+    row: np.ndarray
+    col: np.ndarray
+    terrain: Mapping[str, np.ndarray]
+    scores: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.thing)
+
+    @property
+    def apart(self) -> np.ndarray:
+        """Every second patch of every second row: these do not overlap."""
+        return (self.row % 2 == 0) & (self.col % 2 == 0)
+
+    def about(self, kind: int | None) -> Sample:
+        """The patches of one kind of thing (None: of all kinds), and all background."""
+        chosen = (self.kind == BACKGROUND) | (self.kind == kind if kind is not None else True)
+        columns: dict[str, Any] = {
+            f.name: getattr(self, f.name)[chosen] for f in fields(self) if f.name not in ("terrain", "scores")
+        }
+        columns["terrain"], columns["scores"] = (
+            {name: values[chosen] for name, values in named.items()} for named in (self.terrain, self.scores)
+        )
+        return Sample(**columns)
+
+
+TERRAIN_SHARE = {"fresh rim": 0.05, "rubble": 0.02, "shadow edge": 0.02, "bright spot": 0.005, "compression": 0.5}
+
+
+def sample(strips: Iterable[Strip], score: Callable[[Strip], Mapping[str, np.ndarray]]) -> Sample:
+    """All patches of the strips, scored: `score` gives for a strip the score map of each scorer.
+
+    Scores are counted from the median of their own strip and in units of its median absolute deviation: within a strip
+    the order stays, and strips of dull and of rich ground can be ranked together, as for a user who has only one.
+    """
+    tables: list[dict[str, np.ndarray]] = []
+    things = 0
+    for number, strip in enumerate(strips):
+        owner, home = owners(strip)
+        maps = {f"score {name}": in_own_spread(patch_scores(m, strip.image.shape)) for name, m in score(strip).items()}
+        kinds = np.array([list(KINDS).index(t.kind) if t.kind else BACKGROUND for t in strip.targets], int)
+        decoys = [i + 1 for i, target in enumerate(strip.targets) if not target.kind]
+        row, col = np.nonzero(owner != LEFT_OUT)
+        of = owner[row, col]
+        positive = of >= 0
+        each = np.bincount(of[positive], minlength=len(kinds))
+        terrain = {name: holding(where) > TERRAIN_SHARE[name] for name, where in strip.terrain.items()}
+        tables.append(
+            {
+                "thing": np.where(positive, of + things, BACKGROUND),
+                "kind": np.where(positive, kinds[of] if len(kinds) else BACKGROUND, BACKGROUND),
+                "home": home[row, col] & positive,
+                "decoy": holding(np.isin(strip.mask, decoys))[row, col] > 0,
+                "weight": np.where(positive, 1 / np.maximum(each[of] if len(kinds) else 1, 1), 1.0),
+                "strip": np.full(len(row), number),
+                "row": row,
+                "col": col,
+                **{name: values[row, col] for name, values in maps.items()},
+                **{f"terrain {name}": values[row, col] for name, values in terrain.items()},
+            }
+        )
+        things += len(kinds)
+    if not tables:
+        raise DataError("There are no strips to score.", "give one or more.")
+    known = set.intersection(*(set(table) for table in tables))
+    whole = {name: np.concatenate([table[name] for table in tables]) for name in tables[0] if name in known}
+
+    def named(what: str) -> dict[str, np.ndarray]:
+        return {name[len(what) + 1 :]: values for name, values in whole.items() if name.startswith(f"{what} ")}
+
+    columns = {name: values for name, values in whole.items() if name.split(" ")[0] not in ("score", "terrain")}
+    return Sample(**columns, terrain=named("terrain"), scores=named("score"))
+
+
+def in_own_spread(scores: np.ndarray) -> np.ndarray:
+    """Scores from their median on, in units of 1.48 times their median absolute deviation; NaN becomes the lowest.
+
+    Where more than half of the scores are equal their standard deviation takes its place.
+    """
+    known = np.isfinite(scores)
+    if not known.any():
+        return np.zeros(scores.shape)
+    middle = float(np.median(scores[known]))
+    spread = 1.4826 * float(np.median(np.abs(scores[known] - middle))) or float(scores[known].std()) or 1.0
+    return (np.where(known, scores, scores[known].min()) - middle) / spread
 
 
 # ---- the sun of a real image -------------------------------------------------------------------------------------
