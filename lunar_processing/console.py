@@ -25,8 +25,8 @@ from lunar_processing.errors import Cancelled, LunarError
 
 # Which share of the whole each stage has, as begin and end.
 STAGES = {"look": (0.0, 0.05), "profile": (0.05, 0.2), "work": (0.2, 0.95), "finish": (0.95, 1.0)}
-STAGES |= {"read": (0.0, 0.05), "train": (0.05, 1.0)}
-COUNTED = ("read", "train", "finish")  # stages that do not count pixels
+STAGES |= {"read": (0.0, 0.05), "train": (0.05, 1.0), "fit": (0.05, 0.95)}
+COUNTED = ("read", "train", "fit", "finish")  # stages that do not count pixels
 INTERVAL = 0.2  # seconds between progress lines
 # A run that was asked to stop gets this long to stop by itself before it is ended.
 PATIENCE = 1.0

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
-from pyproj import CRS, Transformer
+from pyproj import CRS, Proj, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
 from lunar_processing.errors import PlanetError
@@ -212,6 +212,22 @@ def pixel_area(
     """Square metres of ground in one pixel, at n image coordinates; or None."""
     ground = jacobian(grid, col, row, body, pixel_size)
     return None if ground is None else np.abs(np.linalg.det(ground))
+
+
+def equal_area(wkt: str, body: Body, x: np.ndarray, y: np.ndarray, lon: float, lat: float) -> np.ndarray:
+    """Map coordinates as metres east and north of a place, in a plane where every area is true: (n, 2).
+
+    Lengths are true near the place only. `lon` and `lat` (geodetic) are of that place; what is on no body is inf.
+    """
+    plane = Proj({"proj": "laea", "lat_0": lat, "lon_0": lon, "a": body.a, "b": body.b})
+    return np.stack(plane(*_geodetic(wkt, body, np.asarray(x, float), np.asarray(y, float))), axis=-1)
+
+
+def reproject(wkt: str, to: str, body: Body, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Map coordinates of one coordinate system in another of the same body; inf where that one does not reach."""
+    geodetic = _to_geographic(wkt, body).transform(np.asarray(x, float), np.asarray(y, float))
+    there_x, there_y = _to_geographic(to, body).transform(*geodetic, direction="INVERSE")
+    return np.asarray(there_x), np.asarray(there_y)
 
 
 def wkt_for(wkt: str, driver: str) -> str:

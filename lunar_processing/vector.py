@@ -113,6 +113,14 @@ def target(text: str | os.PathLike[str]) -> Target:
     return Target(path, layer or None, _driver_of(path))
 
 
+def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Name and kind of geometry of every layer of a file; empty where it cannot be read as one of vectors."""
+    try:
+        return {str(name): str(kind) for name, kind in pyogrio.list_layers(path)}
+    except DataSourceError:
+        return {}
+
+
 def read_layer(text: str | os.PathLike[str]) -> Layer:
     """A layer of a file: `rocks.shp`, `rocks.gpkg|layername=rocks`, or the only layer of `rocks.gpkg`."""
     name, _, option = os.fspath(text).partition("|")
@@ -135,7 +143,17 @@ def read_layer(text: str | os.PathLike[str]) -> Layer:
     shapes = shapely.from_wkb(shapes)
     kept = np.array([shape is not None and not shape.is_empty for shape in shapes], bool)
     fields = {key: values[kept] for key, values in fields.items()}
-    return Layer(layer or there[0], shapes[kept], fields, wkt, str(meta["geometry_type"]))
+    found = layer or there[0]
+    return Layer(found, shapes[kept], fields, wkt, str(meta["geometry_type"]), metadata=_provenance(Path(name), found))
+
+
+def _provenance(path: Path, layer: str) -> str:
+    """What `write_layers` was told as metadata of a layer; empty where it is not there."""
+    beside = path.with_suffix(".provenance.json")
+    if path.suffix.lower() != ".gpkg":
+        return beside.read_text(encoding="utf-8") if beside.is_file() else ""
+    told = pyogrio.read_info(path, layer=layer).get("layer_metadata") or {}
+    return str(told.get("provenance", ""))
 
 
 def check_targets(layers: list[tuple[str, Target]], overwrite: bool = False, wkt: str | None = None) -> None:
