@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from lunar_processing.classical import around
 from lunar_processing.classical.anomalies import METHODS
-from lunar_processing.errors import DataError
-from lunar_processing.evaluate import metrics
-from lunar_processing.evaluate.planted import (
+from lunar_processing.draft import Draft
+from lunar_processing.errors import DataError, ModelError, OutputError, ParameterError
+from lunar_processing.evaluate import report
+from lunar_processing.evaluate.anomalies import chapter
+from lunar_processing.evaluate.planted import KINDS, WINDOW, Facts, Strip, drawn_strips, plant_strips, sun_from_craters
+from lunar_processing.evaluate.ranking import (
     FIRST,
-    KINDS,
     STRIDE,
-    WINDOW,
-    Facts,
+    Measured,
     Sample,
-    Strip,
+    distinct,
+    false_alarms,
+    measure,
     patch_scores,
-    plant_strips,
     sample,
-    sun_from_craters,
 )
 from lunar_processing.grid import PIXEL_SPACE, Grid, Window
+from lunar_processing.modelpack import find_pack
 from lunar_processing.raster.image import open_image
 from lunar_processing.raster.writer import Band, RasterWriter
 from lunar_processing.tools import anomalies
 from lunar_processing.tools.job import Options
-from lunar_processing.tools.realism import SUFFIXES, SUN
+from lunar_processing.tools.realism import SUFFIXES, SUN, Say
 from lunar_processing.training.data import SPLITS, product_id
 
+MODELS = ("vae-2020", "vae-2024", "anomaly-multiscale")  # shipped; where one is missing the report says so
+COUNT = 32  # strips of each real image: then each kind of thing is in 4 of them
+DRAWN, DRAWN_PX, DRAWN_THINGS = 16, 2048, 6  # simulated strips, their side, things in each
+SMALL_PX = 448  # side of strips for trying out
 PIXEL_M = 0.5  # of the real images, whose labels are lost
-TOP = 100  # patches that somebody looks at
 
 # (image, valid, facts) → one score for each s × s px of the image, or for each pixel; higher is stranger
 Scorer = Callable[[np.ndarray, np.ndarray, Facts], np.ndarray]
@@ -47,12 +56,176 @@ SURROUNDINGS = 4.0  # cells of 32 px, sigma
 COMPONENTS, LEARNT = 256, 6000  # principal components, and windows they are learnt from
 
 
-def planted(folder: Path, part: str = "validation", count: int = 96, seed: int = 0) -> Iterator[Strip]:
+@dataclass(frozen=True)
+class Wishes:
+    """What to measure: `part` of the real images, `models` beside the trivial scorers; `small` is for trying out."""
+
+    part: str = "validation"
+    strips: str = "both"
+    models: tuple[str, ...] = MODELS
+    model_folders: tuple[Path, ...] = ()
+    seed: int = 0
+    small: bool = False
+
+    def __post_init__(self) -> None:
+        if self.strips not in (*STRIPS, "both"):
+            raise ParameterError(f"There are no strips {self.strips!r}.", "choose planted, simulated or both.")
+        if self.part not in ("train", "validation", "test"):
+            raise ParameterError(f"There is no part {self.part!r}.", "choose train, validation or test.")
+
+
+def evaluate_anomalies(folder: Path, out: Path, wishes: Wishes | None = None, say: Say | None = None) -> dict[str, Any]:
+    """Score strips with things in them by all scorers; write `report.html` and `report.json`; return the numbers."""
+    wishes, say = wishes or Wishes(), say or (lambda words: None)
+    _check_destination(out)
+    scorers, missing = _models(wishes)
+    for name in missing:
+        say(f"the model {name} is not installed: it is left out")
+    taught = [_middle(g, wishes) for g in real_grounds(folder, "train")]
+    scorers = {**trivial_scorers(taught), **scorers}
+    facts: dict[str, Any] = {
+        "part": wishes.part,
+        "seed": wishes.seed,
+        "small": wishes.small,
+        "missing": list(missing),
+        "strips": {},
+    }
+    parts = [_introduction(facts)]
+    for name in STRIPS if wishes.strips == "both" else (wishes.strips,):
+        kept: list[Strip] = []
+        made = compare(_told(STRIPS[name](folder, wishes), kept, say, name), scorers)
+        measured = measure(made)
+        facts["strips"][name] = {
+            "strips": len(kept),
+            "patches": len(made),
+            "distinct_background": distinct(made, kept),
+            "scorers": measured,
+            "false_alarms": false_alarms(made),
+        }
+        say(f"{name}: {len(made)} patches of {len(kept)} strips are scored")
+        parts += chapter(name, made, kept, facts["strips"][name], _shown(measured))
+    out.mkdir(parents=True, exist_ok=True)
+    with Draft(out / "report.html") as page, Draft(out / "report.json") as numbers:
+        page.path.write_text(report.page("Anomalies: who finds planted things", parts), encoding="utf-8")
+        numbers.path.write_text(json.dumps(_plain(facts), indent=1) + "\n", encoding="utf-8")
+        page.publish()
+        numbers.publish()
+    return {"report": str(out / "report.html"), "numbers": str(out / "report.json"), **_plain(facts)}
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """Average precision of each scorer on each kind of thing, as a table for the terminal."""
+    lines = []
+    for name, part in facts["strips"].items():
+        kinds = list(next(iter(part["scorers"].values())))
+        lines += [
+            "",
+            f"  {name}: average precision (random: {part['scorers']['random']['all']['base_rate']:.2g} in all)",
+        ]
+        lines += [f"  {'':30s}" + "".join(f"{kind[:10]:>11s}" for kind in kinds)]
+        lines += [
+            f"  {scorer:30s}" + "".join(f"{report.short(numbers[kind]['ap']):>11s}" for kind in kinds)
+            for scorer, numbers in part["scorers"].items()
+        ]
+    lines += [f"  not installed: {', '.join(facts['missing'])}"] if facts["missing"] else []
+    return "\n".join([f"  {facts['report']}", *lines])
+
+
+def _check_destination(out: Path) -> None:
+    if out.is_file():
+        raise OutputError(f"{out} is a file.", "give the name of a folder.")
+    if (out / "report.html").exists() or (out / "report.json").exists():
+        raise OutputError(f"{out} holds a report already.", "give another folder, or delete it.")
+
+
+def _models(wishes: Wishes) -> tuple[dict[str, Scorer], list[str]]:
+    """Scorers of the models that are installed, and the shipped ones that are not; any other must be there."""
+    scorers: dict[str, Scorer] = {}
+    missing = []
+    for name in wishes.models:
+        try:
+            pack = find_pack(name, wishes.model_folders)
+        except ModelError:
+            if name not in MODELS:
+                raise
+            missing.append(name)
+            continue
+        pack.check_task("anomalies")
+        scorers[pack.card.id] = tool_scorer(name, wishes.model_folders)
+    return scorers, missing
+
+
+def _told(strips: Iterable[Strip], kept: list[Strip], say: Say, name: str) -> Iterator[Strip]:
+    """The strips one by one; what figures need of them is kept, which is not their truth."""
+    empty = np.zeros((0, 0), np.uint8)
+    for number, strip in enumerate(strips):
+        if number and number % 16 == 0:
+            say(f"{name}: {number} strips are scored")
+        yield strip
+        kept.append(replace(strip, mask=empty, touched=empty, terrain={}))
+
+
+def _plain(value: Any) -> Any:
+    """The same for JSON, which has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(measured: Measured) -> list[str]:
+    """Scorers for figures: the models first, then the trivial ones from the best on; seven in all."""
+    by_precision = sorted(measured, key=lambda name: -measured[name]["all"]["ap"])
+    models = [name for name in by_precision if not _trivial(name) and not name.endswith(AROUND)]
+    return [*models, *(name for name in by_precision if name not in models)][:7]
+
+
+def _trivial(name: str) -> bool:
+    plain = name[: -len(AROUND)] if name.endswith(AROUND) else name
+    return plain in (*TRIVIAL, *METHODS)
+
+
+def _introduction(facts: Mapping[str, Any]) -> str:
+    left_out = f" Not installed, and left out: {', '.join(facts['missing'])}." if facts["missing"] else ""
+    return report.text(
+        "Strange things are planted in images at known places; each scorer ranks all patches of 64 px. Scores are "
+        "counted from the median of their own strip, in units of its spread. Each thing weighs 1, however many patches "
+        f"see it. Real images: part {facts['part']}, seed {facts['seed']}." + left_out
+    )
+
+
+# ---- strips ------------------------------------------------------------------------------------------------------
+
+
+def planted(folder: Path, part: str = "validation", count: int = 0, seed: int = 0) -> Iterator[Strip]:
     """Strips of the real images of one part of the split (train, validation, test), each with one strange thing.
 
-    96 strips of the three validation images hold each kind of thing 12 times.
+    By default 32 of each image: then each kind of thing is in 4 strips of each.
     """
-    return plant_strips(real_grounds(folder, part), count, seed)
+    grounds = real_grounds(folder, part)
+    return plant_strips(grounds, count or COUNT * len(grounds), seed)
+
+
+def _planted(folder: Path, wishes: Wishes) -> Iterator[Strip]:
+    grounds = real_grounds(folder, wishes.part)
+    if wishes.small:
+        return plant_strips([_middle(grounds[0], wishes)], len(KINDS), wishes.seed)
+    return plant_strips(grounds, COUNT * len(grounds), wishes.seed)
+
+
+def _simulated(_folder: Path, wishes: Wishes) -> Iterator[Strip]:
+    if wishes.small:
+        return drawn_strips(2, wishes.seed, SMALL_PX, 4)
+    return drawn_strips(DRAWN, wishes.seed, DRAWN_PX, DRAWN_THINGS)
+
+
+STRIPS: dict[str, Callable[[Path, Wishes], Iterator[Strip]]] = {"planted": _planted, "simulated": _simulated}
+
+
+def _middle(ground: Strip, wishes: Wishes) -> Strip:
+    if not wishes.small:
+        return ground
+    part = tuple(slice((n - SMALL_PX) // 2, (n + SMALL_PX) // 2) for n in ground.image.shape)
+    return Strip(ground.image[part], ground.valid[part], ground.facts)
 
 
 def real_grounds(folder: Path, part: str = "validation") -> list[Strip]:
@@ -145,6 +318,10 @@ def _random(image: np.ndarray, valid: np.ndarray, facts: Facts) -> np.ndarray:
     return np.random.default_rng(seed).random([-(-side // STRIDE) for side in image.shape])
 
 
+def _deviation(windows: np.ndarray) -> np.ndarray:
+    return windows.std((1, 2))
+
+
 def _laplacian(windows: np.ndarray) -> np.ndarray:
     inner = windows[:, 1:-1, 1:-1]
     around_it = windows[:, :-2, 1:-1] + windows[:, 2:, 1:-1] + windows[:, 1:-1, :-2] + windows[:, 1:-1, 2:]
@@ -174,13 +351,13 @@ def pca_scorer(grounds: Sequence[Strip], components: int = COMPONENTS) -> Scorer
     return _of_windows(residual)
 
 
+TRIVIAL = ("random", "standard deviation", "squared Laplacian", f"PCA-{COMPONENTS} residual")
+
+
 def trivial_scorers(grounds: Sequence[Strip]) -> dict[str, Scorer]:
     """What any network has to beat. `grounds` are images of the training part, which principal components need."""
     return {
-        "random": _random,
-        "standard deviation": _of_windows(lambda windows: windows.std((1, 2))),
-        "squared Laplacian": _of_windows(_laplacian),
-        f"PCA-{COMPONENTS} residual": pca_scorer(grounds),
+        **dict(zip(TRIVIAL, (_random, _of_windows(_deviation), _of_windows(_laplacian), pca_scorer(grounds)))),
         **{name: tool_scorer(name) for name in METHODS},
     }
 
@@ -226,37 +403,3 @@ def _normalised(maps: Mapping[str, np.ndarray], strip: Strip) -> dict[str, np.nd
             patches[1 : inner.shape[0] + 1, 1 : inner.shape[1] + 1] = inner
             result[name + AROUND] = by_surroundings(patches)
     return result
-
-
-Measured = dict[str, dict[str, dict[str, float]]]
-
-
-def measure(made: Sample) -> Measured:
-    """Scorer → kind of thing, or `all` → what was measured: see the docs for each number."""
-    parts = {name: made.about(number) for number, name in enumerate(KINDS) if (made.kind == number).any()}
-    parts["all"] = made.about(None)
-    return {
-        scorer: {kind: _measure(part, part.scores[scorer]) for kind, part in parts.items()} for scorer in made.scores
-    }
-
-
-def _measure(part: Sample, score: np.ndarray) -> dict[str, float]:
-    positive, weight = part.thing >= 0, part.weight
-    precision, chance = metrics.average_precision(score, positive, weight), metrics.base_rate(positive, weight)
-    homes, background = score[part.home], score[part.apart & ~positive]
-    apart = metrics.separation(homes, background)
-    return {
-        "ap": precision,
-        "base_rate": chance,
-        "improvement": precision / chance,
-        "patr": metrics.precision_at_all(score, positive, weight),
-        "eomv": metrics.saving(score, positive, weight),
-        "ks": apart.distance,
-        "ks_p": apart.p,
-        f"found_in_top_{TOP}": metrics.found_among_top(score, part.thing, TOP),
-        "ap_as_published": metrics.average_precision_as_published(
-            score[part.home | ~positive], part.home[part.home | ~positive]
-        ),
-        "things": int(part.home.sum()),
-        "background": int((~positive).sum()),
-    }
