@@ -33,7 +33,6 @@ class Catalogue:
     lat: np.ndarray
     area: float
     complete: float
-    shape: shapely.Geometry | None
 
 
 def diam(catalogue: Catalogue) -> str:
