@@ -25,6 +25,10 @@ def models(
 ) -> list[dict[str, Any]]:
     """Every classical method and every model found, as plain facts; `damaged` as for `list_packs`."""
     found = [*_classical(), *(_network(pack.card, pack.folder) for pack in list_packs(folders, damaged))]
+    for name, tool in _tools().items():
+        ids = [model["id"] for model in found if model["task"] == name]
+        default = tool.DEFAULT if tool.DEFAULT in ids else _fallback(tool)
+        found = [{**m, "default": m["id"] == default} if m["task"] == name else m for m in found]
     return [model for model in found if task in (None, model["task"])]
 
 
@@ -40,10 +44,18 @@ def models_in_words(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _classical() -> list[dict[str, Any]]:
+def _tools() -> dict[str, Any]:
     from lunar_processing.tools import anomalies, enhance, rocks
 
-    tools = {"enhance": enhance, "anomalies": anomalies, "rocks": rocks}
+    return {"enhance": enhance, "anomalies": anomalies, "rocks": rocks}
+
+
+def _fallback(tool: Any) -> str:
+    """The method of a tool that is always there, for when its best model is not, or does not know such images."""
+    return str(getattr(tool, "FALLBACK", tool.DEFAULT))
+
+
+def _classical() -> list[dict[str, Any]]:
     return [
         {
             "id": name,
@@ -51,10 +63,10 @@ def _classical() -> list[dict[str, Any]]:
             "kind": "classical",
             "title": method.title,
             "description": method.description,
-            "default": name == tool.DEFAULT,
+            "default": False,
             "folder": None,
         }
-        for task, tool in tools.items()
+        for task, tool in _tools().items()
         for name, method in tool.classical.METHODS.items()
     ]
 
@@ -178,13 +190,15 @@ def _plans(options: Any) -> tuple[dict[str, str], list[str]]:
 
 
 def _plan(tool: str, job: Any) -> str:
-    methods = {m["id"]: m["default"] for m in _classical() if m["task"] == tool}
-    model = job.options.model or next(name for name, default in methods.items() if default)
+    known = models(tool, job.options.model_folders, [])
+    model = job.options.model or next(m["id"] for m in known if m["default"])
     try:
-        if model not in methods:
+        if model not in {m["id"] for m in known if m["kind"] == "classical"}:
             job.pack(model, tool)
     except LunarError as error:
-        return f"refused: {error}"
+        if job.options.model:
+            return f"refused: {error}"
+        return f"{_fallback(_tools()[tool])}, since {model} cannot be used: {error}"
     return " ".join([f"{model} on {job.device}", *(f"({doubt})" for doubt in job.warnings)])
 
 

@@ -58,6 +58,7 @@ CASES: dict[str, list[Case]] = {
         Case("enhance", {"channels": 4, "depth": 2, "outputs": 1, "residual": True}),
         Case("anomalies", {"channels": 4, "depth": 2, "outputs": 1, "skips": False}),
     ],
+    "shadow": [Case("enhance", {"widths": (8, 8, 8), "deep": 1}, channels=2)],
 }
 EVERY = [(name, case) for name, cases in CASES.items() for case in cases]
 every_case = pytest.mark.parametrize(("name", "case"), EVERY, ids=[f"{name}-{case.task}" for name, case in EVERY])

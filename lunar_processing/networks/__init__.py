@@ -10,10 +10,12 @@ from collections.abc import Callable
 from torch import nn
 
 from lunar_processing.networks.convnet import ConvNet, Identity
+from lunar_processing.networks.shadow import ShadowNet
 from lunar_processing.networks.unet import UNet
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "identity": Identity,
     "convnet": ConvNet,
     "unet": UNet,
+    "shadow": ShadowNet,
 }

@@ -12,17 +12,21 @@ import numpy as np
 from lunar_processing.classical import enhance as classical
 from lunar_processing.classical import noise as noises
 from lunar_processing.classical.noise import Noise
-from lunar_processing.errors import Cancelled
+from lunar_processing.errors import Cancelled, ModelError
 from lunar_processing.grid import Window
+from lunar_processing.modelpack import Pack, find_pack
 from lunar_processing.pipeline import Step, each, run
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
 from lunar_processing.tools.job import Job, Options, Report, Result, refuse_input_as_output, result, start
 from lunar_processing.tools.network import enhance_step, limits
+from lunar_processing.tools.shadow import camera_noise, shadow_step
 
-DEFAULT = "destripe-nlm"
+DEFAULT = "psr-physics"  # where it is installed and knows such images, else:
+FALLBACK = "destripe-nlm"
 # Bits of the band `flags`.
 NODATA, SATURATED, SUNLIT, BELOW_NOISE, OUTSIDE_RANGE = 1, 2, 4, 8, 16
 CORE = 896
+WELL_LIT = 60.0  # signal to noise from where on there is little to gain
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,24 @@ class _Look:
     sunlit: float | None
 
 
+# (pixels, local mean) → what is told of each pixel
+Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
 @dataclass(frozen=True)
 class _Method:
-    """Gives (enhanced, sigma or NaN) for a batch of tiles, in `unit`; made for values within `limits`, if any."""
+    """Gives (enhanced, sigma or NaN) for a batch of tiles, in `unit`.
+
+    `outside`: where the method was not made for what it sees. `lit`: where light is so good that nothing is changed.
+    `resolvable`: the smallest crater in px; where it is None, what a single look at the noise tells.
+    """
 
     step: Step
     unit: str
     facts: Mapping[str, Any]
-    limits: tuple[float, float] | None = None
+    outside: Judge | None = None
+    lit: Judge | None = None
+    resolvable: Judge | None = None
 
 
 def enhance(options: Options, output: Path, report: Report | None = None) -> Result:
@@ -78,13 +92,10 @@ def enhance(options: Options, output: Path, report: Report | None = None) -> Res
 
 
 def _method(job: Job, look: _Look) -> _Method:
-    name = job.options.model or DEFAULT
+    name = job.options.model or _default(job)
     if name not in classical.METHODS:
         pack = job.pack(name, "enhance")
-        facts = {"id": pack.card.id, "sha256": pack.card.sha256}
-        # By percentiles every image lies within the limits: they are its own.
-        made_for = limits(pack.card, job) if pack.card.normalisation.kind == "range" else None
-        return _Method(enhance_step(pack, job), _input_unit(job), facts, made_for)
+        return (_by_physics if pack.card.normalisation.kind == "noise" else _network)(job, look, pack)
     method = classical.METHODS[name]
     state = method.fit(job.image.survey.patches, _profiles(job, look) if method.needs_profiles else None)
 
@@ -95,6 +106,70 @@ def _method(job: Job, look: _Look) -> _Method:
     halo = max(method.halo, noises.HALO)
     step = Step(name, each(apply), bands=2, tile=_core(method.align) + 2 * halo, halo=halo, align=method.align)
     return _Method(step, _input_unit(job) if method.in_input_units else "display, 0–1", {"id": name})
+
+
+def _default(job: Job) -> str:
+    """The best there is for this image, and a word when it is not the best there is."""
+    try:
+        pack = find_pack(DEFAULT, job.options.model_folders)
+        pack.verify()
+        pack.doubts_about(job.pixel_size)
+    except ModelError as error:
+        job.info(f"{FALLBACK} is used, since {DEFAULT} cannot be: {error}")
+        return FALLBACK
+    return DEFAULT
+
+
+def _network(job: Job, look: _Look, pack: Pack) -> _Method:
+    """A network that sees the image as its card says."""
+    facts = {"id": pack.card.id, "sha256": pack.card.sha256}
+    outside = None
+    if pack.card.normalisation.kind == "range":  # by percentiles every image lies within the limits: they are its own
+        low, high = limits(pack.card, job)
+        outside = lambda pixels, mean: (pixels < low) | (pixels > high)  # noqa: E731
+    return _Method(enhance_step(pack, job), _input_unit(job), facts, outside)
+
+
+def _by_physics(job: Job, look: _Look, pack: Pack) -> _Method:
+    """A network that is told the noise of the image, and whose card says what can be resolved at which signal."""
+    noise, card = look.noise, pack.card
+    _warn_of_lost_signal(job, noise)
+    step = shadow_step(pack, noise, _profiles(job, look), job.image.survey.percentile(50), job.device)
+    table = card.measured.get("resolvable", {})
+
+    def clearness(mean: np.ndarray) -> np.ndarray:
+        return (mean - noise.black) / noises.sigma_at(noise, mean)
+
+    def resolvable(_pixels: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        size = np.interp(clearness(mean), table["signal_to_noise"], table["diameter_px"], left=np.nan)
+        return np.asarray(size, np.float32)
+
+    return _Method(
+        step,
+        _input_unit(job),
+        {"id": card.id, "sha256": card.sha256},
+        outside=lambda _pixels, mean: clearness(mean) < card.normalisation.low,
+        lit=lambda _pixels, mean: clearness(mean) >= card.normalisation.high,
+        resolvable=resolvable if table else None,
+    )
+
+
+def _warn_of_lost_signal(job: Job, noise: Noise) -> None:
+    """Say what such a network cannot mend."""
+    if noise.least > 0.5 * noise.a:
+        job.warn(
+            "The grey levels of this image lie further apart than its noise: rounding, often to 8 bits, has taken the "
+            "faintest signal. Use the calibrated product of 16 or 32 bits."
+        )
+    elif job.image.dtype.kind == "u" and job.image.dtype.itemsize == 1 and "RAW" in _input_unit(job):
+        job.warn("These are raw companded codes, not proportional to light. Calibrate the product first (lronaccal).")
+    median = job.image.survey.percentile(50)
+    clearness = (median - noise.black) / float(noises.sigma_at(noise, median))
+    if clearness > WELL_LIT:
+        job.warn(
+            f"This is no low-light image: half of it has a signal to noise above {clearness:.0f}. Well lit ground is "
+            "passed through as it is."
+        )
 
 
 def _core(align: int) -> int:
@@ -119,7 +194,7 @@ def _profiles(job: Job, look: _Look) -> classical.Profiles:
 
 def _look(job: Job) -> _Look:
     patches = job.image.survey.patches
-    noise = noises.fit_noise(patches)
+    noise = camera_noise(job.image)
     return _Look(noise, noises.saturation_level(patches), noises.sunlit_level(patches, noise))
 
 
@@ -129,8 +204,8 @@ def _with_quality(method: _Method, look: _Look, pixel_size: float) -> Step:
 
     def quality(pixels: np.ndarray, valid: np.ndarray, _origin: tuple[int, int]) -> np.ndarray:
         mean = noises.local_mean(pixels, valid)
-        size = noises.resolvable_px(look.noise, mean) * pixel_size
-        return np.stack([noises.sigma_at(look.noise, mean), _flags(pixels, mean, look, method.limits), size])
+        known = method.resolvable(pixels, mean) if method.resolvable else noises.resolvable_px(look.noise, mean)
+        return np.stack([noises.sigma_at(look.noise, mean), _flags(pixels, mean, look, method), known * pixel_size])
 
     judge = each(quality)
 
@@ -142,14 +217,16 @@ def _with_quality(method: _Method, look: _Look, pixel_size: float) -> Step:
     return replace(step, apply=apply, bands=4)
 
 
-def _flags(pixels: np.ndarray, mean: np.ndarray, look: _Look, limits: tuple[float, float] | None) -> np.ndarray:
+def _flags(pixels: np.ndarray, mean: np.ndarray, look: _Look, method: _Method) -> np.ndarray:
     flags = np.where(noises.below_noise_floor(look.noise, mean), BELOW_NOISE, 0)
     if look.saturation is not None:
         flags |= np.where(pixels >= look.saturation, SATURATED, 0)
     if look.sunlit is not None:
         flags |= np.where(mean >= look.sunlit, SUNLIT, 0)
-    if limits is not None:
-        flags |= np.where((pixels < limits[0]) | (pixels > limits[1]), OUTSIDE_RANGE, 0)
+    if method.lit is not None:
+        flags |= np.where(method.lit(pixels, mean), SUNLIT, 0)
+    if method.outside is not None:
+        flags |= np.where(method.outside(pixels, mean), OUTSIDE_RANGE, 0)
     return flags.astype(np.float32)
 
 

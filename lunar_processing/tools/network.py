@@ -10,6 +10,7 @@ import numpy as np
 from lunar_processing.errors import ModelError
 from lunar_processing.modelpack import Card, Pack
 from lunar_processing.pipeline import BATCH_PIXELS, Apply, Step
+from lunar_processing.tools.shadow import camera_noise, dark_noise
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,9 @@ def limits(card: Card, job: Job) -> tuple[float, float]:
     wanted = card.normalisation
     if wanted.kind == "range":
         return wanted.low, wanted.high
+    if wanted.kind == "noise":
+        noise = camera_noise(job.image)
+        return noise.black, noise.black + dark_noise(noise)
     low, high = job.image.survey.percentile(wanted.low), job.image.survey.percentile(wanted.high)
     return (low, high) if high > low else (low, low + 1.0)
 

@@ -1,80 +1,265 @@
-"""Enhance: sunlit images made dark by the model of the camera; the network gives back what fell on the detector."""
+"""Enhance: pictures made dark by the model of the camera; the network gives back the light, and how wrong it may be.
+
+Light comes from the user's sunlit images and, for a part of each batch, from simulated ground in permanent shadow.
+What the network is given is what the tool will give it: calibrated, freed of most of its stripes, in units of its own
+dark noise as the image itself tells it, which is too high where the ground is rough and the light is good.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-from lunar_processing.modelpack import Card
-from lunar_processing.simulate import sensor
-from lunar_processing.training import losses
-from lunar_processing.training.data import Batch, dice, mix, percentiles
-from lunar_processing.training.loop import State, Task
+from lunar_processing.errors import ModelError
+from lunar_processing.modelpack import Card, Normalisation
+from lunar_processing.networks.shadow import KNOTS, ShadowNet
+from lunar_processing.simulate import scenes, sensor
+from lunar_processing.training.data import Batch, Sampler, dice, mix, windows
+from lunar_processing.training.loop import State, Task, to_device
 from lunar_processing.training.recipes.recipe import Lesson, Recipe, by_product
 
-SIGNAL_DN = (3.0, 60.0)  # mean of the darkened image, drawn evenly in its logarithm
-FAINT = 0.02  # light that even shadow has, as a share of the image's range: nothing has no noise
+SIGNAL_DN = (1.2, 300.0)  # mean of the darkened image, drawn evenly in its logarithm
+LEVELS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # DN at which is validated
+SHADOWED = 0.3  # share of a batch that is simulated ground in permanent shadow
+FAINT = 0.02  # light that even shadow has, as a share of the mean: nothing has no noise
+EDGE = 0.15  # share of the pictures of which a part lies in the sun, up to 100 times as bright
+BURNT = 3500.0  # DN above which the detector may have been full
+# What differs from the camera itself: destriping has been done, and left this much of the offsets of lines and columns.
+LEFT = {"row": (0.03, 0.5), "pattern_left": (0.0, 0.06), "table": (1.0, 1.0), "dropped": (0.0, 0.0)}
+ROUGH = 0.08  # of the signal: how much relief may pass for noise when noise is measured in the image
+DOUBT = 0.1  # standard deviation of the logarithm of measured noise
+ZERO_DN = 0.15  # standard deviation of an error of the black level
+BLURS = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # px, of the Gaussians to compare with
+WIDE = 1.96  # sigmas of the 95 % interval
+NARROW_SHARE, WIDE_SHARE = 0.6827, 0.95
 
 
-def darken(batch: Batch, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A dark noisy image and its truth (B, 1, H, W), both in the noisy image's range, as the tool will give it."""
+class Dark(NamedTuple):
+    """Noisy and clean (B, 1, H, W) in units of the dark noise, slope of the variance (B,), and where truth is known."""
+
+    noisy: Tensor
+    clean: Tensor
+    slope: Tensor
+    known: Tensor
+
+
+def darken(light: Tensor, valid: Tensor, signal: Tensor, seed: int, sure: bool = False) -> Dark:
+    """Light (B, 1, H, W) ≥ 0 of any unit, seen by a camera that gets `signal` DN (B,) of it on average.
+
+    `sure`: the noise is known as it is, not as an image tells it; for validation.
+    """
     generator = dice(seed, 1)
-    light = batch["image"][:, 0].clamp_min(0) + FAINT
-    low, high = map(math.log, SIGNAL_DN)
-    signal = torch.exp(low + (high - low) * torch.rand(len(light), generator=generator))
-    camera = sensor.sample_cameras(len(light), generator, {"table": (1.0, 1.0), "dropped": (0.0, 0.0)})
+    count = len(light)
+    camera = sensor.sample_cameras(count, generator, LEFT)
+    doubts = torch.randn(3, count, generator=generator) * (0.0 if sure else 1.0)
+    rough = ROUGH * torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < 0.6)
     local = torch.Generator(light.device).manual_seed(mix(seed, 2))
-    recorded = sensor.degrade(light, signal.to(light.device), camera, local)
-    noisy = sensor.calibrate(recorded)
-    bottom, top = percentiles(noisy)
-    span = (top - bottom).clamp_min(1e-6)
-    return ((noisy - bottom) / span)[:, None], ((recorded.expected - bottom) / span)[:, None]
+    ideal = light[:, 0] * (signal.to(light.device) / light.mean(dim=(1, 2, 3))).view(-1, 1, 1)
+    recorded = sensor.degrade(ideal, ideal.mean(dim=(1, 2)), camera, local)
+    noisy, clean = sensor.calibrate(recorded)[:, None], ideal[:, None]
+
+    there = doubts.to(light.device)
+    known = valid & (clean < BURNT)
+    share = torch.as_tensor(camera.echo).to(light.device)
+    rise = (1 + share) / (1 - share) / torch.as_tensor(camera.gain).to(light.device)  # taking the echo out adds noise
+    mean = _over(clean, known)
+    dark = (_over((noisy - clean) ** 2, known) - rise * mean).clamp_min(0.5)
+    dark = dark + (0.0 if sure else 1.0) * (rough.to(light.device) * mean) ** 2
+    unit = dark.sqrt() * torch.exp(DOUBT * there[0])
+    slope = rise / unit * torch.exp(2 * DOUBT * there[1])
+    zero, unit = (ZERO_DN * there[2]).view(-1, 1, 1, 1), unit.view(-1, 1, 1, 1)
+    return Dark((noisy + zero) / unit, (clean + zero) / unit, slope, known)
+
+
+def lit(batch: Batch) -> Tensor:
+    """The light of pictures (B, 1, H, W): never negative, never none."""
+    light = batch["image"].clamp_min(0) * batch["valid"]
+    mean = light.mean(dim=(1, 2, 3), keepdim=True)
+    return light / mean.clamp_min(1e-6) + FAINT
+
+
+def with_shadow(pictures: Sampler, size: int, seed: int) -> Sampler:
+    """Batches of which a part is replaced by simulated ground in permanent shadow, and a part straddles its edge."""
+
+    def draw(step: int) -> Batch:
+        batch = pictures(step)
+        light, valid = lit(batch), batch["valid"]
+        count = round(SHADOWED * len(light))
+        if count:
+            there = scenes.draw("psr", count, mix(mix(seed, 3), step), size=size)
+            optics = sensor.Camera(**{**vars(sensor.IDEAL), "psf": there.camera.psf})
+            seen = sensor.expose(there.ideal, optics).expected[:, None].clamp_min(0)  # the filter rings
+            light = torch.cat([seen / seen.mean(dim=(1, 2, 3), keepdim=True), light[count:]])
+            valid = torch.cat([torch.ones_like(seen, dtype=torch.bool), valid[count:]])
+        return {"light": _straddling(light, dice(mix(seed, 4), step)), "valid": valid}
+
+    return draw
 
 
 def task(lesson: Lesson) -> Task:
-    """A network from noisy to clean, one optimiser, mean absolute error."""
+    """A network from noisy to clean and its sigma, one optimiser, likelihood."""
     net = lesson.network
+    if not isinstance(net, ShadowNet):
+        raise ModelError(
+            "The recipe enhance trains networks of the family 'shadow' alone.", "begin without --from, or with another."
+        )
+    low, high = map(math.log, SIGNAL_DN)
 
-    def step(batch: Batch, state: State) -> Mapping[str, torch.Tensor]:
-        noisy, clean = darken(batch, mix(lesson.seed, state.step))
+    def step(batch: Batch, state: State) -> Mapping[str, Tensor]:
+        seed = mix(lesson.seed, state.step)
+        light = batch["light"]
+        signal = torch.exp(low + (high - low) * torch.rand(len(light), generator=dice(seed, 3)))
+        brighter = light.mean(dim=(1, 2, 3)).cpu()  # above 1 where a part lies in the sun
+        dark = darken(light, batch["valid"], signal * brighter.clamp_min(1.0), seed)
         with state.precision():
-            guess = net(noisy)[:, :1]
-        loss = losses.l1(guess, clean, batch["valid"])
+            guess = net(dark.noisy, dark.slope)
+        loss = likelihood(guess, dark)
         state.descend("net", loss)
-        return {"l1": loss}
+        error = functional.l1_loss(guess[:, :1], dark.clean).detach()
+        return {"likelihood": loss, "l1": error}
 
     optimisers = {"net": torch.optim.AdamW(net.parameters(), lesson.rate, weight_decay=1e-4)}
-    return Task({"net": net}, optimisers, lesson.batch, step, by_product(lesson, errors, decibels), ("psnr", "high"),
+    batch = with_shadow(lesson.batch, lesson.size, lesson.seed)
+    return Task({"net": net}, optimisers, batch, step, by_product(lesson, errors, decibels), ("psnr", "high"),
                 lesson.about)  # fmt: skip
 
 
-def errors(net: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-    """Squared errors of the restored and of the noisy image; the same darkness for every network."""
-    noisy, clean = darken(batch, 0)
-    span = (clean.amax(dim=(1, 2, 3), keepdim=True) - clean.amin(dim=(1, 2, 3), keepdim=True)).clamp_min(1e-6)
-    count = torch.tensor(float(len(clean)))
-    return {
-        "restored": count * losses.l2(net(noisy)[:, :1] / span, clean / span, batch["valid"]).cpu(),
-        "noisy": count * losses.l2(noisy / span, clean / span, batch["valid"]).cpu(),
-        "windows": count,
-    }
+def likelihood(guess: Tensor, dark: Dark) -> Tensor:
+    """-log p of the truth under a normal distribution; pixels of large sigma weigh more, pictures all the same.
+
+    Without the weight a network gives up what is hard and lives from what is easy (Seitzer et al. 2022).
+    """
+    sigma = guess[:, 1:].float().clamp_min(1e-3)
+    unlikely = torch.log(sigma) + 0.5 * ((guess[:, :1].float() - dark.clean) / sigma) ** 2
+    weight = sigma.detach() * dark.known
+    return ((unlikely * weight).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp_min(1e-6)).mean()
+
+
+# ---- validation --------------------------------------------------------------------------------------------------
+
+
+def errors(net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """At each level: squared errors over the squared range of the truth, of the network and of Gaussians; coverage."""
+    light = lit(batch)
+    found = {"windows": torch.tensor(float(len(light)))}
+    for number, level in enumerate(LEVELS):
+        dark = darken(light, batch["valid"], torch.full((len(light),), level), number, sure=True)
+        span = (dark.clean.amax(dim=(2, 3), keepdim=True) - dark.clean.amin(dim=(2, 3), keepdim=True)).clamp_min(1e-6)
+
+        def squared(guess: Tensor, dark: Dark = dark, span: Tensor = span) -> Tensor:
+            return _over(((guess - dark.clean) / span) ** 2, dark.known).sum().cpu()
+
+        guess = net(dark.noisy, dark.slope)
+        off = (guess[:, :1] - dark.clean).abs() / guess[:, 1:]
+        found[f"restored@{level:g}"] = squared(guess[:, :1])
+        found |= {f"blurred@{level:g}@{s:g}": squared(gaussian(dark.noisy, s)) for s in BLURS}
+        for name, width in (("narrow", 1.0), ("wide", WIDE)):
+            found[f"{name}@{level:g}"] = _over((off < width).float(), dark.known).sum().cpu()
+    return found
 
 
 def decibels(sums: Mapping[str, float]) -> dict[str, float]:
-    """Peak signal to noise of the restored image, and how much it gained over the noisy one."""
-    restored, noisy = (10 * math.log10(sums["windows"] / max(sums[k], 1e-12)) for k in ("restored", "noisy"))
-    return {"psnr": restored, "gain_db": restored - noisy}
+    """Peak signal to noise of each level and how far above the best Gaussian; the mean of both; coverage in %."""
+    count = sums["windows"]
+    said: dict[str, float] = {}
+    for level in (f"{level:g}" for level in LEVELS):
+        said[f"psnr_{level}dn"] = _db(sums[f"restored@{level}"] / count)
+        best = max(_db(sums[f"blurred@{level}@{s:g}"] / count) for s in BLURS)
+        said[f"gain_{level}dn"] = said[f"psnr_{level}dn"] - best
+        said[f"cover68_{level}dn"] = 100 * sums[f"narrow@{level}"] / count
+        said[f"cover95_{level}dn"] = 100 * sums[f"wide@{level}"] / count
+    for name in ("psnr", "gain"):
+        said[name] = sum(said[f"{name}_{level:g}dn"] for level in LEVELS) / len(LEVELS)
+    return said
+
+
+def calibrate(lesson: Lesson, net: nn.Module) -> dict[str, Any]:
+    """Set the network's factors of sigma, so that its intervals hold on the validation pictures; what it measures then.
+
+    A factor is the mean, in the logarithm, of what the 68 % and the 95 % interval call for.
+    """
+    assert isinstance(net, ShadowNet)
+    net.sigma_factor.fill_(1.0)
+    place, off = _misses(lesson, net)
+    for number in range(len(KNOTS)):
+        near = (place - number).abs() < 0.5 if 0 < number < len(KNOTS) - 1 else (place - number).abs() < 1.5
+        if int(near.sum()) > 1000:
+            narrow, wide = (_quantile(off[near], q) / s for q, s in ((NARROW_SHARE, 1.0), (WIDE_SHARE, WIDE)))
+            net.sigma_factor[number] = math.sqrt(narrow * wide)
+    factors = {"signal_to_noise": list(KNOTS), "sigma_factor": [round(float(f), 4) for f in net.sigma_factor]}
+    with torch.no_grad():
+        measured = by_product(lesson, errors, decibels)({lesson.recipe.main: net})
+    return {**measured, **factors}
+
+
+@torch.no_grad()
+def _misses(lesson: Lesson, net: ShadowNet) -> tuple[Tensor, Tensor]:
+    """For validation pixels: octave of signal to noise, and error in sigmas."""
+    places, offs = [], []
+    device = next(net.parameters()).device
+    for parts in windows(lesson.validation, lesson.size, most=16).values():
+        for part in parts:
+            here = to_device(part, device)
+            for number, level in enumerate((1.4, *LEVELS, 200.0)):
+                dark = darken(lit(here), here["valid"], torch.full((len(here["image"]),), level), 100 + number)
+                guess = net(dark.noisy, dark.slope)
+                near = gaussian(dark.noisy, 1.5)
+                noise = (1 + dark.slope.view(-1, 1, 1, 1) * near.clamp_min(0)).sqrt()
+                some = dark.known & (torch.rand(dark.known.shape, device=device) < 0.25)
+                places.append(torch.log2((near / noise).clamp_min(1e-3) / KNOTS[0])[some])
+                offs.append(((guess[:, :1] - dark.clean).abs() / guess[:, 1:])[some])
+    return torch.cat(places), torch.cat(offs)
+
+
+def gaussian(image: Tensor, sigma: float) -> Tensor:
+    """Blurred by a Gaussian (B, 1, H, W); the edge goes on as it is."""
+    reach = int(3 * sigma + 1)
+    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / sigma) ** 2)
+    bell = bell / bell.sum()
+    padded = functional.pad(image, (reach,) * 4, mode="replicate")
+    return functional.conv2d(functional.conv2d(padded, bell.view(1, 1, -1, 1)), bell.view(1, 1, 1, -1))
+
+
+# ---- small pieces ------------------------------------------------------------------------------------------------
+
+
+def _straddling(light: Tensor, generator: torch.Generator) -> Tensor:
+    """Some pictures get a straight edge beyond which they lie in the sun."""
+    count, _, height, width = light.shape
+    chosen, angle, place, bright, soft = torch.rand(5, count, 1, 1, 1, generator=generator).to(light.device)
+    x = torch.linspace(-0.5, 0.5, width, device=light.device).view(1, 1, 1, -1)
+    y = torch.linspace(-0.5, 0.5, height, device=light.device).view(1, 1, -1, 1)
+    across = x * torch.cos(2 * math.pi * angle) + y * torch.sin(2 * math.pi * angle) + 0.6 * (place - 0.5)
+    sun = torch.sigmoid(across * width / (0.3 + 3 * soft)) * 10 ** (0.5 + 1.5 * bright)
+    return torch.where(chosen < EDGE, light * (1 + sun), light)
+
+
+def _over(values: Tensor, known: Tensor) -> Tensor:
+    """Mean over the known pixels of each picture (B,)."""
+    return (values * known).sum(dim=(1, 2, 3)) / known.sum(dim=(1, 2, 3)).clamp_min(1)
+
+
+def _quantile(values: Tensor, share: float) -> float:
+    return float(values.sort().values[min(int(share * len(values)), len(values) - 1)])
+
+
+def _db(squared: float) -> float:
+    return -10 * math.log10(max(squared, 1e-12))
 
 
 RECIPE = Recipe(
     name="enhance",
-    title="Images of permanent shadow, freed of noise",
-    card=Card("", "enhance", "unet", settings={"channels": 16, "depth": 3, "outputs": 1, "residual": True},
-              tile=512, halo=64),
+    title="Permanent shadow, by the physics of the camera",
+    card=Card("", "enhance", "shadow", settings={"widths": [32, 48, 64], "deep": 2},
+              normalisation=Normalisation("noise", 0.5, 100.0), pixel_size_m=(0.5, 2.0), tile=1024, halo=64, stride=1),
     task=task,
     policy="moves",
     scenes="nac",
+    steps=8000,
+    finish=calibrate,
 )  # fmt: skip

@@ -20,7 +20,8 @@ class Recipe:
 
     `card` is that of a new model, without id and numbers. `policy` names the augmentation, `scenes` the recipe of
     simulated scenes that may be mixed in. `task` turns a lesson into what the loop trains; `main` is the name of its
-    network that the model consists of. `steps` is the length without a time limit.
+    network that the model consists of. `steps` is the length without a time limit. `finish` is what is done to the best
+    network at the end, and returns what it measures then.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Recipe:
     batch: int = 16
     rate: float = 1e-3
     steps: int = 2000
+    finish: Callable[[Lesson, nn.Module], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
