@@ -6,6 +6,7 @@ Exit code: 0 when the output is complete, 2 for wrong use, 1 for a failure or a 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -128,6 +129,7 @@ def _rocks(given: argparse.Namespace, console: Console) -> int:
         outlines=rocks.beside(given.output, "rock_outlines") if given.outlines_layer else given.outlines,
         area=rocks.beside(given.output, "searched_area") if given.area_layer else given.area,
         min_diameter=given.min_diameter,
+        incidence=given.incidence,
     )
     return _say(rocks.segment_rocks(_options(given), wishes, _report(console)), console)
 
@@ -214,6 +216,7 @@ def _train(given: argparse.Namespace, console: Console) -> int:
         size=given.size,
         batch=given.batch,
         rate=given.rate,
+        settings=dict(_setting(text) for text in given.settings),
         device=given.device,
         model_folders=tuple(Path(p) for p in given.models_dir),
     )
@@ -260,6 +263,16 @@ def _simulate(given: argparse.Namespace, console: Console) -> int:
         file_format=given.format,
     )
     return _say(simulate.simulate(wishes, _report(console)), console)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise ParameterError(f"--set {text!r} is not understood.", "give for example latent=8.")
+    try:
+        return name, json.loads(value)
+    except ValueError:  # a word needs no quotation marks
+        return name, value
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
@@ -410,6 +423,12 @@ def _rocks_parser(commands: Any) -> None:
         metavar="M",
         help="leave out smaller rocks; metres, or pixels without a scale (default 0: keep all)",
     )
+    tool.add_argument(
+        "--incidence",
+        type=float,
+        metavar="DEG",
+        help="of the sun from the vertical, where the label does not say it: for heights from shadows",
+    )
     _run_arguments(tool)
 
 
@@ -498,7 +517,7 @@ def _evaluate_parser(commands: Any) -> None:
 
 def _train_parser(commands: Any) -> None:
     tool = _command(commands, "train", "Train a model, or lead one on, with your own images and labels.")
-    tool.add_argument("recipe", metavar="RECIPE", help="what to train: rocks, enhance, anomalies")
+    tool.add_argument("recipe", metavar="RECIPE", help="what to train: rocks, enhance, anomalies, vae-2024, vae-2020")
     tool.add_argument(
         "--images", nargs="+", required=True, metavar="PATH", help="images, folders, or manifests (.csv), 1 or more"
     )
@@ -525,6 +544,14 @@ def _train_parser(commands: Any) -> None:
     tool.add_argument("--size", type=int, metavar="PX", help="side of the windows that are learnt from")
     tool.add_argument("--batch", type=int, metavar="N", help="windows a step")
     tool.add_argument("--rate", type=float, metavar="R", help="learning rate")
+    tool.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the network, for example latent=8; repeatable",
+    )
     tool.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to train (default auto)"
     )

@@ -1,7 +1,10 @@
-"""From strips of a mask to whole objects: what a seam cuts is put together again.
+"""From strips of an image to whole objects: what a seam cuts is put together again.
 
-Objects are 8-connected. Their moments are sums, which add up across seams; their outlines are pieces, which are
-joined when an object is complete. Only objects that touch the last row seen are kept waiting.
+`BlobFinder` makes objects of a mask: they are 8-connected. Their moments are sums, which add up across seams; their
+outlines are pieces, which are joined when an object is complete. Only objects that touch the last row are kept waiting.
+
+`MiddleFinder` makes objects of a network's opinion where rocks are and where their middles: rocks that touch fall
+apart. It keeps the last rows until all that has its middle in them has been seen whole.
 """
 
 from __future__ import annotations
@@ -35,6 +38,11 @@ class Blobs:
     score: np.ndarray  # (n,) mean over the object
     edge: np.ndarray  # (n,) bool: touches the edge of the image or an invalid pixel
     outline: np.ndarray  # (n,) shapely MultiPolygon in image coordinates, or None
+    tip: np.ndarray  # (n,) px from the centroid to the tip of its shadow, down the light; NaN where none is known
+
+    def where(self, keep: np.ndarray) -> Blobs:
+        """Those of the objects."""
+        return Blobs(*(getattr(self, name)[keep] for name in Blobs.__dataclass_fields__))
 
 
 class BlobFinder:
@@ -141,7 +149,7 @@ def _blobs(table: np.ndarray, pieces: list[list[shapely.Geometry]], outlines: bo
     drawn = np.full(len(table), None, dtype=object)
     if outlines:
         drawn[:] = [_multipolygon(p) for p in pieces]
-    return Blobs(n.astype(int), col, row, covariance, score / n, edge > 0, drawn)
+    return Blobs(n.astype(int), col, row, covariance, score / n, edge > 0, drawn, np.full(len(table), np.nan))
 
 
 def _multipolygon(pieces: list[shapely.Geometry]) -> shapely.MultiPolygon:
@@ -155,4 +163,141 @@ def concatenate(parts: Iterator[Blobs] | list[Blobs]) -> Blobs:
     joined = [np.concatenate([getattr(p, name) for p in parts]) for name in Blobs.__dataclass_fields__]
     everything = Blobs(*joined)
     order = np.lexsort((everything.col, everything.row))
-    return Blobs(*(getattr(everything, name)[order] for name in Blobs.__dataclass_fields__))
+    return everything.where(order)
+
+
+# ---- things that touch: told apart by their middles ---------------------------------------------------------------
+
+ROOM = 64  # px: an object and its shadow reach no further than this from its middle, or are cut there
+DIP = 0.85  # two summits are one object if the way between them does not fall below this share of the lower one
+
+
+class MiddleFinder:
+    """Takes strips from top to bottom, as `BlobFinder` does; the same objects wherever the seams are.
+
+    A pixel is of a thing where its probability is above `threshold`, and belongs to the summit of `middle` that it
+    climbs to. `away` is the direction (column, row) of light in the image, of length 1, along which shadows are
+    measured; None where it is not known. The area of a thing is the sum of its probabilities.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        threshold: float,
+        away: tuple[float, float] | None = None,
+        outlines: bool = True,
+    ) -> None:
+        self._height, self._threshold, self._away, self._outlines = height, threshold, away, outlines
+        self._layers = np.zeros((3, 0, width), np.float32)
+        self._valid = np.zeros((0, width), bool)
+        self._done = 0  # rows whose summits have been handed out
+
+    def add(self, window: Window, layers: np.ndarray, valid: np.ndarray) -> Blobs:
+        """The next full-width strip: (3, H, W) probability, nearness to a middle, probability of shadow; validity."""
+        self._layers = np.concatenate([self._layers, layers], axis=1)
+        self._valid = np.concatenate([self._valid, valid])
+        last = window.bottom == self._height
+        whole = self._height if last else max(self._done, window.bottom - ROOM)
+        found = self._between(self._done, whole, window.bottom - len(self._valid))
+        self._done = whole
+        keep = min(len(self._valid), window.bottom - whole + ROOM)
+        self._layers, self._valid = self._layers[:, -keep:].copy(), self._valid[-keep:].copy()
+        return found
+
+    def _between(self, first: int, end: int, top: int) -> Blobs:
+        """The objects whose summits lie in these rows; what is kept begins at row `top`."""
+        probability, middle, shadow = self._layers
+        mask = (probability > self._threshold) & self._valid
+        rows, cols = np.nonzero(mask)
+        summit = _summits(middle, mask, rows, cols)
+        keep = (rows[summit] + top >= first) & (rows[summit] + top < end)
+        rows, cols, summit = rows[keep], cols[keep], summit[keep]
+        own, which = np.unique(summit, return_inverse=True)
+        labels = np.zeros(mask.shape, np.int32)
+        labels[rows, cols] = which + 1
+        weight = probability[rows, cols].astype(np.float64)
+        edge = ndimage.binary_dilation(~self._valid, EIGHT)[rows, cols]
+        edge |= (rows + top == 0) | (rows + top == self._height - 1) | (cols == 0) | (cols == mask.shape[1] - 1)
+        x, y = cols + 0.5, rows + top + 0.5
+        values = (np.ones(len(x)), x, y, x * x, x * y, y * y, weight, weight * weight, edge)
+        table = np.stack([np.bincount(which, v, len(own)) for v in values], axis=1)
+        drawn = np.full(len(own), None, dtype=object)
+        if self._outlines:
+            drawn[:] = _outlines(labels, len(own), top)
+        area, squares = table[:, 6], table[:, 7]
+        plain = _blobs(table[:, [0, 1, 2, 3, 4, 5, 6, 8]], [], False)
+        tip = self._tips(plain.col, plain.row - top, labels, shadow)
+        return Blobs(
+            area, plain.col, plain.row, plain.covariance, squares / np.maximum(area, 1e-9), plain.edge, drawn, tip
+        )
+
+    def _tips(self, col: np.ndarray, row: np.ndarray, labels: np.ndarray, shadow: np.ndarray) -> np.ndarray:
+        """How far from the centroids the shadows end; NaN where nothing casts one, or it runs out of sight."""
+        if self._away is None or not len(col):
+            return np.full(len(col), np.nan)
+        steps = np.arange(0, ROOM, 0.25)
+        x, y = (start[:, None] - 0.5 + steps * way for start, way in zip((col, row), self._away))
+        dark = ndimage.map_coordinates(shadow, [y, x], order=1, mode="constant")
+        at = np.rint([y, x]).astype(int)
+        inside = (at >= 0).all(axis=0) & (at[0] < labels.shape[0]) & (at[1] < labels.shape[1])
+        at = np.where(inside, at, 0)
+        own = inside & (labels[at[0], at[1]] == np.arange(1, len(col) + 1)[:, None])
+        covered = own | (dark > 0.5)
+        body = own.cumsum(axis=1)
+        left = ~covered & (body == body[:, -1:])  # a notch in the rock itself is no end
+        end = np.where(left.any(axis=1), left.argmax(axis=1), len(steps) - 1)
+        cast = ((dark > 0.5) & ~own & (np.arange(len(steps)) < end[:, None])).any(axis=1)
+        seen = np.take_along_axis(inside, end[:, None], axis=1)[:, 0] & left.any(axis=1)
+        return np.where(cast & seen, steps[end], np.nan)
+
+    def finish(self) -> Blobs:
+        """Nothing is left: the last strip gives the last objects."""
+        return _blobs(np.zeros((0, SUMS)), [], False)
+
+
+def _summits(height: np.ndarray, mask: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """For each pixel of the mask the number of the pixel that it climbs to, in steps to the highest neighbour."""
+    number = np.full((mask.shape[0] + 2, mask.shape[1] + 2), -1, np.int64)
+    number[rows + 1, cols + 1] = np.arange(len(rows))
+    high = height[rows, cols].astype(np.float64)
+    beside = np.stack([number[rows + 1 + dr, cols + 1 + dc] for dr, dc in _STEPS], axis=1)
+    tall = np.where(beside >= 0, high[beside], -np.inf)
+    up = beside[np.arange(len(rows)), tall.argmax(axis=1)] if len(rows) else np.zeros(0, np.int64)
+    summit = _followed(up)
+    return _joined(summit, high, beside)[summit]
+
+
+_STEPS = [(0, 0), *((dr, dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1) if (dr, dc) != (0, 0))]
+
+
+def _followed(up: np.ndarray) -> np.ndarray:
+    """Where each pixel ends that goes up again and again."""
+    while (further := up[up]) is not None and (further != up).any():
+        up = further
+    return up
+
+
+def _joined(summit: np.ndarray, high: np.ndarray, beside: np.ndarray) -> np.ndarray:
+    """For each pixel, as a summit, the summit that it is a part of: between them the ground hardly dips."""
+    here = np.repeat(summit[:, None], beside.shape[1], axis=1)
+    there = np.where(beside >= 0, summit[beside], -1)
+    lower = (there >= 0) & ((high[here] < high[there]) | ((high[here] == high[there]) & (here > there)))
+    one, other = here[lower], there[lower]
+    pixel, step = np.nonzero(lower)
+    saddle = np.minimum(high[pixel], high[beside[pixel, step]])
+    small = saddle >= DIP * high[one]
+    one, other, saddle = one[small], other[small], saddle[small]
+    order = np.lexsort((other, saddle))  # the highest way is written last
+    up = np.arange(len(summit))
+    up[one[order]] = other[order]
+    return _followed(up)
+
+
+def _outlines(labels: np.ndarray, count: int, top: int) -> list[shapely.MultiPolygon]:
+    pieces: list[list[shapely.Geometry]] = [[] for _ in range(count)]
+    place = Affine.translation(0, top)
+    for geometry, label in shapes(labels, labels > 0, connectivity=4, transform=place):
+        rings = geometry["coordinates"]
+        pieces[int(label) - 1].append(shapely.Polygon(rings[0], rings[1:]))
+    return [_multipolygon(p) for p in pieces]

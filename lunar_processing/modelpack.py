@@ -71,6 +71,8 @@ class Card:
     windows: tuple[int, ...] = ()
     output: str = ""
     classes: tuple[str, ...] = ()
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    works: Mapping[str, Sequence[float]] = field(default_factory=dict)
     sha256: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
@@ -216,14 +218,20 @@ def read_pack(folder: Path) -> Pack:
         raise ModelError(f"The card {path} cannot be understood ({error}).", "install the model again.") from error
 
 
-def save_pack(folder: Path, card: Card, network: nn.Module) -> Pack:
-    """Write a model; the card gets the checksum of the weights."""
+def save_pack(folder: Path, card: Card, network: nn.Module, half: bool = False) -> Pack:
+    """Write a model; the card gets the checksum of the weights.
+
+    With `half`, kernels and matrices are kept as float16; biases and statistics, which span more, stay float32.
+    """
     from dataclasses import asdict, replace
 
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / WEIGHTS)
+    weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    if half:
+        weights = {k: v.half() if v.is_floating_point() and v.dim() > 1 else v for k, v in weights.items()}
+    save_file(weights, folder / WEIGHTS)
     card = replace(card, sha256=sha256_of(folder / WEIGHTS))
     text = {"format": FORMAT, **asdict(card)}
     (folder / CARD).write_text(json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

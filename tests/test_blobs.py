@@ -7,7 +7,7 @@ import pytest
 import shapely
 from scipy import ndimage
 
-from lunar_processing.blobs import EIGHT, BlobFinder, Blobs, concatenate
+from lunar_processing.blobs import EIGHT, BlobFinder, Blobs, MiddleFinder, concatenate
 from lunar_processing.grid import Window
 
 
@@ -118,3 +118,64 @@ def test_a_hundred_thousand_objects_wait_for_nobody() -> None:
     ]
     assert handed == [25_000] * 4
     assert len(finder.finish().area) == 0
+
+
+# ---- rocks that touch --------------------------------------------------------------------------------------------
+
+
+def cones(discs: list[tuple[float, float, float]], shape: tuple[int, int]) -> np.ndarray:
+    """(3, H, W): what a perfect network says of discs (col, row, radius): rock, nearness to a middle, no shadow."""
+    rows, cols = np.mgrid[: shape[0], : shape[1]] + 0.5
+    depth = [1 - np.hypot(cols - c, rows - r) / radius for c, r, radius in discs]
+    middle = np.clip(np.max(depth, axis=0), 0, 1)
+    return np.stack([middle > 0, middle, 0 * middle]).astype(np.float32)
+
+
+def rocks_of(layers: np.ndarray, strip: int, **options: object) -> Blobs:
+    """All rocks of layers that arrive in strips of so many rows."""
+    _, height, width = layers.shape
+    finder = MiddleFinder(width, height, 0.5, **options)
+    found = []
+    for row in range(0, height, strip):
+        window = Window(0, row, width, strip).clip(width, height)
+        rows = slice(row, row + strip)
+        found.append(finder.add(window, layers[:, rows], np.ones((window.height, width), bool)))
+    return concatenate([*found, finder.finish()])
+
+
+def test_two_rocks_that_touch_are_two_and_a_rough_one_is_one() -> None:
+    layers = cones([(20, 20, 8), (32, 20, 6), (60, 40, 12)], (80, 80))
+    layers[1] += 0.02 * np.random.default_rng(0).random(layers[1].shape, dtype=np.float32)
+    found = rocks_of(layers, 80)
+    assert len(found.area) == 3
+    np.testing.assert_allclose(found.col, [20, 32, 60], atol=1)
+    np.testing.assert_allclose(found.area, np.pi * np.array([8, 6, 12]) ** 2, rtol=0.1)
+    np.testing.assert_allclose([outline.area for outline in found.outline], found.area)
+    assert len(find(layers[0] > 0, 80).area) == 2  # a mask alone cannot tell
+
+
+@pytest.mark.parametrize("strip", [30, 64, 100, 333])
+def test_the_same_rocks_wherever_the_seams_are(strip: int) -> None:
+    random = np.random.default_rng(1)
+    discs = [(c, r, s) for c, r, s in zip(*random.uniform(0, 400, (2, 600)), random.uniform(1.5, 14, 600))]
+    layers = cones(discs, (400, 400))
+    whole, cut = rocks_of(layers, 400), rocks_of(layers, strip)
+    assert len(whole.area) > 200
+    for name in ("area", "col", "row", "score", "edge"):
+        np.testing.assert_allclose(getattr(cut, name), getattr(whole, name), err_msg=name)
+    assert shapely.equals(cut.outline, whole.outline).all()
+
+
+def test_the_tip_of_a_shadow_is_measured_down_the_light() -> None:
+    layers = cones([(30, 30, 5), (30, 80, 5)], (120, 120))
+    rows, cols = np.mgrid[:120, :120] + 0.5
+    along, across = ((cols - 30) + (rows - 30)) / np.sqrt(2), ((cols - 30) - (rows - 30)) / np.sqrt(2)
+    layers[2] = (along > 4) & (along < 25) & (np.abs(across) < 4) & (layers[0] == 0)
+    found = rocks_of(layers, 50, away=(np.sqrt(0.5), np.sqrt(0.5)))
+    assert found.tip[0] == pytest.approx(25, abs=0.6)
+    assert np.isnan(found.tip[1])  # it casts none
+    assert np.isnan(rocks_of(layers, 50).tip).all()  # nobody said where the light comes from
+
+
+def test_no_rocks_among_middles_is_an_empty_list() -> None:
+    assert len(rocks_of(np.zeros((3, 50, 50), np.float32), 20).area) == 0

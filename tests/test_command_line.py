@@ -60,7 +60,7 @@ RUN = f"{COMMON} --progress --watch-stdin"
 OPTIONS = {
     "enhance": RUN,
     "anomalies": f"{RUN} --scores --heat --top --percentile --min-distance",
-    "rocks": f"{RUN} --mask --outlines --outlines-layer --area --area-layer --min-diameter",
+    "rocks": f"{RUN} --mask --outlines --outlines-layer --area --area-layer --min-diameter --incidence",
     "info": COMMON,
     "models": "--task --models-dir --json",
     "doctor": "--models-dir --json",
@@ -113,6 +113,7 @@ WRONG_USE = {
     "percentile nan": ["anomalies", "IMAGE", "OUT", "--percentile", "nan"],
     "negative distance": ["anomalies", "IMAGE", "OUT", "--min-distance", "-1"],
     "distance nan": ["anomalies", "IMAGE", "OUT", "--min-distance", "nan"],
+    "sun under the horizon": ["rocks", "IMAGE", "OUT", "--incidence", "91"],
     "negative diameter": ["rocks", "IMAGE", "OUT", "--min-diameter", "-2"],
     "diameter nan": ["rocks", "IMAGE", "OUT", "--min-diameter", "nan"],
     "pixel size 0": ["enhance", "IMAGE", "OUT", "--pixel-size", "0"],
@@ -265,7 +266,11 @@ def test_models_lists_methods_and_models(models: Path, monkeypatch: pytest.Monke
     for task, ids in classical.items():
         assert ids <= {i for i, m in found.items() if m["task"] == task}
         assert [i for i, m in found.items() if m["task"] == task and m["default"]] == [
-            {"enhance": "destripe-nlm", "anomalies": "pca", "rocks": "shadow-pairs"}[task]
+            {
+                "enhance": "psr-physics" if "psr-physics" in found else "destripe-nlm",
+                "anomalies": "anomaly-multiscale" if "anomaly-multiscale" in found else "pca",
+                "rocks": "rocks-orbital" if "rocks-orbital" in found else "shadow-pairs",
+            }[task]
         ]
     for model in found.values():
         assert set(model) == {"id", "task", "kind", "title", "description", "default", "folder"}

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from lunar_processing.modelpack import Card, read_pack, save_pack
 from lunar_processing.networks import FAMILIES
+from lunar_processing.networks.vae import Rebuilt
 from lunar_processing.training import losses
 from lunar_processing.training.data import Batch, dice
 from lunar_processing.training.loop import Plan, State, Task, train
+from lunar_processing.training.recipes import vae
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,6 +30,14 @@ def rebuilt(output: Tensor, batch: Batch) -> Tensor:
 def classified(output: Tensor, batch: Batch) -> Tensor:
     """For networks that give logits of two classes."""
     return losses.cross_entropy(output, (batch["image"][:, 0] > 0.5).long())
+
+
+def imagined(output: Rebuilt | Tensor, batch: Batch) -> Tensor:
+    """For autoencoders: the loss of a training, the scores of an evaluation."""
+    if isinstance(output, Tensor):
+        return output.mean()
+    wrong, divergence = vae.terms(output, cut(batch["image"], 32, 32).reshape(output.image.shape), "l2")
+    return wrong + 1e-3 * divergence
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class Case:
     any_size: bool = True
 
 
+SMALL_VAE = {"latent": 4, "channels": (2, 4, 4, 4), "window": 32, "stride": 32, "score": "reconstruction"}
 CASES: dict[str, list[Case]] = {
     "identity": [Case("enhance", loss=None)],
     "convnet": [
@@ -58,6 +69,17 @@ CASES: dict[str, list[Case]] = {
         Case("enhance", {"channels": 4, "depth": 2, "outputs": 1, "residual": True}),
         Case("anomalies", {"channels": 4, "depth": 2, "outputs": 1, "skips": False}),
     ],
+    "unet-published": [
+        Case("rocks", {"channels": 4, "depth": 2, "outputs": 2, "dropout": 0.0}, channels=2, loss=classified),
+    ],
+    "unet-encoder": [
+        Case("rocks", {"encoder": "mobilenetv3", "outputs": 2, "narrow": 8}, channels=2, loss=classified),
+    ],
+    "vae": [
+        Case("anomalies", {**SMALL_VAE, "hidden": 8}, scale=1 / 32, loss=imagined, any_size=False),
+        Case("anomalies", {**SMALL_VAE, "hidden": 0}, scale=1 / 32, loss=imagined, any_size=False),
+    ],
+    "rocknet": [Case("rocks", {"channels": 8, "outputs": 2}, channels=3, loss=classified)],
     "shadow": [Case("enhance", {"widths": (8, 8, 8), "deep": 1}, channels=2)],
 }
 EVERY = [(name, case) for name, cases in CASES.items() for case in cases]

@@ -10,12 +10,19 @@ from collections.abc import Callable
 from torch import nn
 
 from lunar_processing.networks.convnet import ConvNet, Identity
+from lunar_processing.networks.encoders import EncoderUNet, PublishedUNet
+from lunar_processing.networks.rocknet import RockNet
 from lunar_processing.networks.shadow import ShadowNet
 from lunar_processing.networks.unet import UNet
+from lunar_processing.networks.vae import VAE
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "identity": Identity,
     "convnet": ConvNet,
     "unet": UNet,
+    "unet-published": PublishedUNet,
+    "unet-encoder": EncoderUNet,
+    "vae": VAE,
+    "rocknet": RockNet,
     "shadow": ShadowNet,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,8 +33,16 @@ def enhance_step(pack: Pack, job: Job) -> Step:
     return _step(pack, job, units, bands=2)
 
 
+MIDDLES = "middles"  # output of a rock model whose last channel says how near a pixel is to a rock's middle
+
+
 def rock_step(pack: Pack, job: Job) -> Step:
-    """(mask, score) for each pixel: whether a rock class is the likeliest, and the rock classes' probability."""
+    """(class, score) for each pixel: 1 where a rock class is the likeliest, and the rock classes' probability.
+
+    A model with middles gives (class, score, middle, shadow), and 2 where a shadow is the likeliest.
+    """
+    if pack.card.output == MIDDLES:
+        return _middle_step(pack, job)
     rock = [i for i, name in enumerate(pack.card.classes) if "rock" in name or "boulder" in name]
     if not rock:
         raise ModelError(
@@ -55,18 +64,57 @@ def rock_step(pack: Pack, job: Job) -> Step:
     return _step(pack, job, classes, bands=2, fill=0.0)
 
 
+def _middle_step(pack: Pack, job: Job) -> Step:
+    names = list(pack.card.classes)
+    if names != ["ground", "rock", "shadow"]:
+        raise ModelError(
+            f"Model {pack.card.id} gives middles; its classes are {names}, not ground, rock, shadow.",
+            "correct its card.",
+        )
+    threshold = float(pack.card.reading.get("threshold", 0.5))
+
+    def parts(output: torch.Tensor, _valid: torch.Tensor) -> torch.Tensor:
+        import torch
+        from torch.nn.functional import avg_pool2d
+
+        if output.shape[1] != len(names) + 1:
+            raise ModelError(
+                f"Model {pack.card.id} has {output.shape[1]} outputs, not one for each class and one for the middles.",
+                "correct its card, or install the model again.",
+            )
+        ground, rock, shadow = output[:, :-1].softmax(dim=1).split(1, dim=1)
+        # Smoothed, so that a large rock has one summit.
+        middle = avg_pool2d(output[:, -1:].sigmoid() * rock, 3, 1, 1)
+        kind = torch.where(rock > threshold, 1.0, torch.where(shadow > ground, 2.0, 0.0))
+        return torch.cat([kind, rock, middle, shadow], dim=1)
+
+    return _step(pack, job, parts, bands=4, fill=0.0)
+
+
 def anomaly_step(pack: Pack, job: Job) -> Step:
-    """One score a window of the card's size: the network's own, or its mean squared error of reconstruction."""
+    """A score for each window: the network's own (of one size, or of several), or its mean squared error of
+    reconstruction.
+    """
     card = pack.card
     kinds: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
         "score": lambda output, valid: output,
+        "scores": lambda output, valid: _of_seen_windows(output, valid, card),
         "reconstruction": lambda error, valid: _window_mean(error, valid, card.window, card.stride),
     }
     if card.output not in kinds:
         raise ModelError(
             f"Model {card.id} gives {card.output!r}; an anomaly model gives {' or '.join(kinds)}.", "correct its card."
         )
-    return _step(pack, job, kinds[card.output], bands=1, error=card.output == "reconstruction")
+    return _step(pack, job, kinds[card.output], bands=len(card.windows) or 1, error=card.output == "reconstruction")
+
+
+def heat_step(pack: Pack, job: Job) -> Step | None:
+    """Where in the windows the strangeness is, for each pixel; None of a network that cannot say."""
+    network = pack.network(job.device)
+    if not hasattr(network, "heat"):
+        return None
+    step = _step(pack, job, lambda output, valid: output.masked_fill(~valid, float("nan")), bands=1, ask="heat")
+    return replace(step, stride=1)
 
 
 def limits(card: Card, job: Job) -> tuple[float, float]:
@@ -88,9 +136,10 @@ def _step(
     bands: int,
     fill: float = float("nan"),
     error: bool = False,
+    ask: str = "forward",
 ) -> Step:
     card = pack.card
-    apply = _predict(pack, job, finish, error)
+    apply = _predict(pack, job, finish, error, ask)
     return Step(
         card.id,
         apply,
@@ -105,10 +154,18 @@ def _step(
     )
 
 
-def _predict(pack: Pack, job: Job, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], error: bool) -> Apply:
+def _predict(
+    pack: Pack,
+    job: Job,
+    finish: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    error: bool,
+    ask: str = "forward",
+) -> Apply:
     import torch
 
     network = pack.network(job.device)
+    answer = getattr(network, ask)
+    knows_gaps = getattr(network, "sees_validity", False)
     low, high = limits(pack.card, job)
 
     @torch.inference_mode()
@@ -117,21 +174,21 @@ def _predict(pack: Pack, job: Job, finish: Callable[[torch.Tensor, torch.Tensor]
         seen = torch.from_numpy(valid).to(job.device)[:, None]
         # Where nothing was seen the network gets the middle of its range, the least remarkable value there is.
         x = torch.where(seen, (x - low) / (high - low), 0.5).contiguous(memory_format=torch.channels_last)
-        output = network(x)
+        output = answer(x, seen) if knows_gaps and not valid.all() else answer(x)
         output = (output - x) ** 2 if error else output
         values: np.ndarray = finish(output, seen).float().cpu().numpy()
-        _check_reach(pack.card, pixels.shape[-2:], values.shape[-2:])
+        _check_reach(pack.card, pixels.shape[-2:], values.shape[-2:], pack.card.stride if ask == "forward" else 1)
         return values
 
     return apply
 
 
-def _check_reach(card: Card, given: tuple[int, ...], made: tuple[int, ...]) -> None:
+def _check_reach(card: Card, given: tuple[int, ...], made: tuple[int, ...], stride: int) -> None:
     """What is left of a tile without its halo must have values."""
-    if any(m < (g - 2 * card.halo) // card.stride for g, m in zip(given, made)):
+    if any(m < (g - 2 * card.halo) // stride for g, m in zip(given, made)):
         raise ModelError(
             f"Model {card.id} makes {made[1]} × {made[0]} values of {given[1]} × {given[0]} px: too few for a halo of "
-            f"{card.halo} px and a stride of {card.stride} px.",
+            f"{card.halo} px and a stride of {stride} px.",
             "correct tile, halo, stride and window in its card.",
         )
 
@@ -143,3 +200,25 @@ def _window_mean(error: torch.Tensor, valid: torch.Tensor, window: int, stride: 
     seen = avg_pool2d(valid.float(), window, stride)
     mean = avg_pool2d(error.masked_fill(~valid, 0.0), window, stride) / seen.clamp_min(1e-6)
     return mean.masked_fill(seen < 0.5, float("nan"))
+
+
+def _of_seen_windows(scores: torch.Tensor, valid: torch.Tensor, card: Card) -> torch.Tensor:
+    """Scores of windows of several sizes; NaN where fewer than half of a window's pixels are valid."""
+    from torch.nn.functional import avg_pool2d
+
+    if bool(valid.all()) and min(valid.shape[-2:]) >= max(card.windows):
+        return scores
+    seen = avg_pool2d(pad_to(valid.float(), card.stride), card.stride)
+    shares = []
+    for side in card.windows:
+        cells = side // card.stride + 1  # odd, around the cell
+        shares.append(avg_pool2d(seen, cells, 1, cells // 2))
+    return scores.masked_fill(torch.cat(shares, dim=1) < 0.5, float("nan"))
+
+
+def pad_to(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Sides filled up with zeros to a multiple."""
+    from torch.nn.functional import pad
+
+    height, width = x.shape[-2:]
+    return pad(x, (0, -width % multiple, 0, -height % multiple))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +12,20 @@ import numpy as np
 import shapely
 from rasterio.features import shapes
 
-from lunar_processing.blobs import BlobFinder, Blobs, concatenate
+from lunar_processing.blobs import BlobFinder, Blobs, MiddleFinder, concatenate
 from lunar_processing.classical import rocks as classical
-from lunar_processing.errors import ParameterError
+from lunar_processing.classical.noise import fit_noise, sigma_at
+from lunar_processing.errors import ModelError, ParameterError
 from lunar_processing.grid import Grid, Window
+from lunar_processing.modelpack import Card, find_pack
 from lunar_processing.pipeline import Step, Timing, each, run
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
 from lunar_processing.tools.job import Job, Options, Report, Result, refuse_input_as_output, result, start
-from lunar_processing.tools.network import rock_step
+from lunar_processing.tools.network import MIDDLES, rock_step
 from lunar_processing.vector import Layer, Target, check_targets, target, write_layers
 
-DEFAULT = "shadow-pairs"
+DEFAULT = "rocks-orbital"  # where it is installed and knows such images, else:
+FALLBACK = "shadow-pairs"
 POINTS, OUTLINES, AREA = "rocks", "rock_outlines", "searched_area"
 NODATA = 255
 # The searched area is drawn from at most so many cells, so that its outline stays a layer and not a second image;
@@ -45,8 +48,11 @@ class Wishes:
     area: str | None = None
     mask: str | None = None
     min_diameter: float = 0.0
+    incidence: float | None = None  # of the sun, degrees from the vertical; None: as the label says
 
     def __post_init__(self) -> None:
+        if self.incidence is not None and not 0 <= self.incidence < 90:
+            raise ParameterError(f"An incidence of {self.incidence}° is not possible.", "give 0 to less than 90.")
         if not 0 <= self.min_diameter < math.inf:
             raise ParameterError(f"A smallest diameter of {self.min_diameter} is not possible.", "give 0 or more.")
 
@@ -58,19 +64,23 @@ def segment_rocks(options: Options, wishes: Wishes, report: Report | None = None
     check_rasters([wishes.mask], options.overwrite)
     with start("rocks", options, report) as job, ExitStack() as stack:
         check_targets(list(targets.items()), options.overwrite, job.image.grid.wkt)
-        step, model, parameters = _step(job)
-        job.announce(str(model["id"]))
-        finder = _Finder(job, outlines=OUTLINES in targets)
+        method = _method(job)
+        job.announce(str(method.model["id"]))
+        light = _light(job, wishes, method)
+        for doubt in _doubts(job, light, method.card):
+            job.warn(doubt)
+        finder = _Finder(job, method, light, outlines=OUTLINES in targets)
         area = _SearchedArea(job)
         sinks = [finder.take, area.take]
         writer = None
         if wishes.mask:
-            writer = stack.enter_context(_mask_writer(job, wishes.mask))
+            writer = stack.enter_context(_mask_writer(job, wishes.mask, method))
             sinks.append(_mask_sink(writer))
-        timing = run(job.image, step, sinks, job.stage("work"), job.report.cancelled)
-        rocks = _Rocks.measured(job, finder.blobs(), wishes.min_diameter, str(model["id"]))
+        timing = run(job.image, method.step, sinks, job.stage("work"), job.report.cancelled)
+        rocks = _Rocks.measured(job, finder.blobs(), method, light, wishes.min_diameter)
         counts = _counts(job, rocks, area, timing)
-        record = job.record(model, {**parameters, "min_diameter": wishes.min_diameter}, counts)
+        parameters = {**method.parameters, **light.facts(), "min_diameter": wishes.min_diameter}
+        record = job.record(method.model, parameters, counts)
         job.stage("finish")(0, 1)
         if writer:
             writer.finish({"LUNAR_PROVENANCE": record})
@@ -79,7 +89,7 @@ def segment_rocks(options: Options, wishes: Wishes, report: Report | None = None
             writer.publish()
         job.stage("finish")(1, 1)
         outputs = {name: t.path for name, t in targets.items()} | ({"mask": wishes.mask} if wishes.mask else {})
-        return result(job, outputs, counts, str(model["id"]), timing)
+        return result(job, outputs, counts, str(method.model["id"]), timing)
 
 
 def beside(points: str, layer: str) -> str:
@@ -99,12 +109,29 @@ def _targets(wishes: Wishes) -> dict[str, Target]:
 # ---- the method --------------------------------------------------------------------------------------------------
 
 
-def _step(job: Job) -> tuple[Step, Mapping[str, Any], dict[str, Any]]:
-    """The step that gives (mask, score) for each pixel, what it is called, and what it was told."""
-    name = job.options.model or DEFAULT
+@dataclass(frozen=True)
+class _Method:
+    """The step that gives (class, score, …) for each pixel, what it is called, and what it was told.
+
+    `card` is that of a trained model, None for a classical method.
+    """
+
+    step: Step
+    model: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    card: Card | None = None
+
+    @property
+    def middles(self) -> bool:
+        """Whether the step also tells where the middles of rocks are, and their shadows."""
+        return self.card is not None and self.card.output == MIDDLES
+
+
+def _method(job: Job) -> _Method:
+    name = job.options.model or _default(job)
     if name not in classical.METHODS:
         pack = job.pack(name, "rocks")
-        return rock_step(pack, job), {"id": pack.card.id, "sha256": pack.card.sha256}, {}
+        return _Method(rock_step(pack, job), {"id": pack.card.id, "sha256": pack.card.sha256}, {}, pack.card)
     method = classical.METHODS[name]
     sun, source = _sun(job)
     state = method.fit(job.image.survey.patches)
@@ -114,7 +141,19 @@ def _step(job: Job) -> tuple[Step, Mapping[str, Any], dict[str, Any]]:
         return np.stack([mask.astype(np.float32), score])
 
     step = Step(name, each(find), bands=2, tile=1024, halo=method.halo, fill=0.0)
-    return step, {"id": name}, {"sun_azimuth": round(sun, 2), "sun_azimuth_source": source}
+    return _Method(step, {"id": name}, {"sun_azimuth": round(sun, 2), "sun_azimuth_source": source})
+
+
+def _default(job: Job) -> str:
+    """The best there is for this image, and a word when it is not the best there is."""
+    try:
+        pack = find_pack(DEFAULT, job.options.model_folders)
+        pack.verify()
+        pack.doubts_about(job.pixel_size)
+    except ModelError as error:
+        job.info(f"{FALLBACK} is used, since {DEFAULT} cannot be: {error}")
+        return FALLBACK
+    return DEFAULT
 
 
 def _sun(job: Job) -> tuple[float, str]:
@@ -132,16 +171,77 @@ def _sun(job: Job) -> tuple[float, str]:
     return azimuth, f"estimated, confidence {confidence:.2f}"
 
 
-class _Finder:
-    """Collects rocks from strips of (mask, score)."""
+@dataclass(frozen=True)
+class _Light:
+    """Where the sun stands, degrees, as far as it is known without guessing: what shadows are measured with."""
 
-    def __init__(self, job: Job, outlines: bool) -> None:
+    azimuth: float | None
+    incidence: float | None
+
+    def away(self) -> tuple[float, float] | None:
+        """The direction of light in the image (column, row), of length 1."""
+        if self.azimuth is None:
+            return None
+        return -math.sin(math.radians(self.azimuth)), math.cos(math.radians(self.azimuth))
+
+    def facts(self) -> dict[str, Any]:
+        """For provenance."""
+        return {"incidence": self.incidence} if self.incidence is not None else {}
+
+
+def _light(job: Job, wishes: Wishes, method: _Method) -> _Light:
+    product = job.image.product
+    azimuth = job.options.sun_azimuth if job.options.sun_azimuth is not None else product.sun_azimuth_deg
+    incidence = wishes.incidence if wishes.incidence is not None else product.incidence_deg
+    if method.middles and (azimuth is None or incidence is None):
+        missing = " and ".join(
+            name for name, value in (("direction", azimuth), ("incidence", incidence)) if value is None
+        )
+        job.info(f"The sun's {missing} is not known: heights of rocks stay empty (--sun-azimuth, --incidence).")
+    return _Light(azimuth, incidence)
+
+
+def _doubts(job: Job, light: _Light, card: Card | None) -> Iterator[str]:
+    """What the card does not vouch for."""
+    if card is None or not card.works:
+        return
+    noise = fit_noise(job.image.survey.patches)
+    ground = job.image.survey.percentile(50)
+    share = float(sigma_at(noise, ground)) / max(ground - noise.black, 1e-30)
+    facts = {
+        "incidence_deg": (light.incidence, "an incidence of {:.3g}°"),
+        "noise": (share, "noise of {:.2g} of the ground's brightness"),
+    }
+    for name, (value, words) in facts.items():
+        low, high = card.works.get(name, (-math.inf, math.inf))
+        if value is not None and not low <= value <= high:
+            yield (
+                f"The image has {words.format(value)}; {card.id} was measured to work at {low:g} to {high:g}: many "
+                "rocks may be missed or wrong."
+            )
+
+
+class _Finder:
+    """Collects rocks from strips of (class, score, …)."""
+
+    def __init__(self, job: Job, method: _Method, light: _Light, outlines: bool) -> None:
         grid = job.image.grid
-        self._finder = BlobFinder(grid.width, grid.height, outlines)
+        self._least = 0.0
         self._found: list[Blobs] = []
+        self._finder: BlobFinder | MiddleFinder = BlobFinder(grid.width, grid.height, outlines)
+        if method.middles and method.card:
+            reading = method.card.reading
+            self._least = float(reading.get("least_score", 0.0))
+            self._finder = MiddleFinder(
+                grid.width, grid.height, float(reading.get("threshold", 0.5)), light.away(), outlines
+            )
 
     def take(self, window: Window, values: np.ndarray, valid: np.ndarray) -> None:
-        self._found.append(self._finder.add(window, (values[0] > 0) & valid, values[1], valid))
+        if isinstance(self._finder, MiddleFinder):
+            found = self._finder.add(window, values[1:], valid)
+        else:
+            found = self._finder.add(window, (values[0] > 0) & valid, values[1], valid)
+        self._found.append(found.where(found.score >= self._least))
 
     def blobs(self) -> Blobs:
         return concatenate([*self._found, self._finder.finish()])
@@ -159,35 +259,72 @@ class _Rocks:
     in_metres: bool
 
     @classmethod
-    def measured(cls, job: Job, blobs: Blobs, min_diameter: float, model: str) -> _Rocks:
+    def measured(cls, job: Job, blobs: Blobs, method: _Method, light: _Light, min_diameter: float) -> _Rocks:
         jacobian = job.jacobian(blobs.col, blobs.row)
         in_metres = jacobian is not None
         # Without a scale an image is measured as if its pixels were squares of size 1, rows pointing south.
         ground = jacobian if jacobian is not None else np.broadcast_to(np.diag([1.0, -1.0]), (len(blobs.col), 2, 2))
-        area = blobs.area * np.abs(np.linalg.det(ground))
+        diameter_px = _diameter_px(blobs, method.card)
+        pixel_area = np.abs(np.linalg.det(ground))
+        area = np.pi / 4 * diameter_px**2 * pixel_area
         major, minor, azimuth = _axes(ground @ blobs.covariance @ ground.swapaxes(1, 2))
-        diameter = 2 * np.sqrt(area / np.pi)
+        diameter = diameter_px * np.sqrt(pixel_area)
+        if method.middles:  # an ellipse of the rock's own area
+            stretch = diameter / np.sqrt(np.maximum(major * minor, 1e-30))
+            major, minor = major * stretch, minor * stretch
+        shadow, height = _heights(blobs, diameter, ground, method, light)
         metres = {"diam_eq_m": diameter, "major_m": major, "minor_m": minor, "orient_deg": azimuth, "area_m2": area}
+        metres |= {"shadow_len_m": shadow, "height_m": height}
         if not in_metres:
             metres |= {name: np.full(len(area), np.nan) for name in metres if name != "orient_deg"}
         fields = {
             "rock_id": np.arange(1, len(area) + 1),
             **metres,
-            "diam_eq_px": 2 * np.sqrt(blobs.area / np.pi),
+            "diam_eq_px": diameter_px,
             "score": blobs.score,
             "edge": blobs.edge.astype(np.int32),
             **job.places(blobs.col, blobs.row),
-            "model": np.full(len(area), model, dtype=object),
+            "model": np.full(len(area), str(method.model["id"]), dtype=object),
         }
         return cls(blobs, fields, in_metres)._at_least(min_diameter)
 
     def _at_least(self, diameter: float) -> _Rocks:
         size = self.fields["diam_eq_m"] if self.in_metres else self.fields["diam_eq_px"]
         keep = size >= diameter
-        blobs = Blobs(*(getattr(self.blobs, name)[keep] for name in Blobs.__dataclass_fields__))
+        blobs = self.blobs.where(keep)
         fields = {name: values[keep] for name, values in self.fields.items()}
         fields["rock_id"] = np.arange(1, len(blobs.area) + 1)
         return _Rocks(blobs, fields, self.in_metres)
+
+
+def _diameter_px(blobs: Blobs, card: Card | None) -> np.ndarray:
+    """Of circles of the same area, corrected as the card says: what a model saw so large was that large."""
+    seen = 2 * np.sqrt(blobs.area / np.pi)
+    calibration = card.reading.get("diameter_px") if card else None
+    if not calibration:
+        return seen
+    was, true = np.array(calibration, float).T
+    # Beyond what was measured the correction stays what it is there, as a share.
+    return seen * np.interp(seen, was, true / was)
+
+
+def _heights(
+    blobs: Blobs, diameter: np.ndarray, ground: np.ndarray, method: _Method, light: _Light
+) -> tuple[np.ndarray, np.ndarray]:
+    """Length of the shadow from the rock's middle, and height of the rock; NaN where they cannot be known.
+
+    The edge that throws the tip of the shadow lies behind the middle, by a share of the diameter that the card tells.
+    """
+    away = light.away()
+    nothing = np.full(len(diameter), np.nan)
+    if not method.middles or method.card is None or away is None:
+        return nothing, nothing
+    length = blobs.tip * np.hypot(*np.moveaxis(ground @ np.array(away), -1, 0))
+    if light.incidence is None or not 0 < light.incidence < 90:
+        return length, nothing
+    behind, scale = (float(method.card.reading.get(name, usual)) for name, usual in (("edge", 0.3), ("height", 1.0)))
+    height = scale * np.maximum(length - behind * diameter, 0) / math.tan(math.radians(light.incidence))
+    return length, np.where(height > 0, height, np.nan)
 
 
 def _axes(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -266,8 +403,9 @@ def _scaled(pieces: list[shapely.Geometry], factor: int) -> np.ndarray:
 # ---- the files ---------------------------------------------------------------------------------------------------
 
 
-def _mask_writer(job: Job, path: str) -> RasterWriter:
-    band = Band("class", "0 ground, 1 rock, 255 no data")
+def _mask_writer(job: Job, path: str, method: _Method) -> RasterWriter:
+    shadows = ", 2 shadow" if method.middles else ""
+    band = Band("class", f"0 ground, 1 rock{shadows}, 255 no data")
     return RasterWriter(
         path,
         job.image.grid,
@@ -282,7 +420,7 @@ def _mask_writer(job: Job, path: str) -> RasterWriter:
 
 def _mask_sink(writer: RasterWriter) -> Any:
     def take(_window: Window, values: np.ndarray, valid: np.ndarray) -> None:
-        writer.append(np.where(valid, values[0] > 0, NODATA).astype(np.uint8)[None])
+        writer.append(np.where(valid, values[0], NODATA).astype(np.uint8)[None])
 
     return take
 

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lunar_processing
+from lunar_processing.classical.rocks import estimate_sun
 from lunar_processing.devices import choose_device
 from lunar_processing.errors import Cancelled, DataError, ModelError, ParameterError
 from lunar_processing.modelpack import Card, Pack, find_pack, save_pack
 from lunar_processing.networks import FAMILIES
 from lunar_processing.tools import job as jobs
+from lunar_processing.tools.backgrounds import background
 from lunar_processing.tools.labels import RASTERS, find_labels, mask_of, overlaps
 from lunar_processing.tools.network import limits
 from lunar_processing.training import data
@@ -41,6 +43,7 @@ SPLITS: dict[str, Callable[[Sequence[Picture], int], dict[str, list[Picture]]]] 
 }
 # Whole images are kept in memory, 5 bytes a pixel.
 MOST_PIXELS = 400_000_000
+SURE_OF_SUN = 0.4  # confidence from which on the sun that an image shows is believed
 # A model that knows something already is led on more gently than one that knows nothing.
 GENTLER = 0.3
 
@@ -50,7 +53,8 @@ class Wishes:
     """What to train on what; None means: as the recipe says.
 
     `images`: files, folders, manifests (.csv) or banks (.safetensors). `labels`: a vector layer, a mask, or a folder
-    of masks. `area`: a polygon layer; outside nobody has looked. `simulated`: share of simulated scenes, 0…1.
+    of masks. `area`: a polygon layer; outside nobody has looked. `settings`: of the network, where they are to differ.
+    `simulated`: share of simulated scenes, 0…1.
     """
 
     recipe: str
@@ -62,6 +66,7 @@ class Wishes:
     split: str = "product"
     start: str | None = None
     classes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
     simulated: float = 0.0
     minutes: float | None = None
     steps: int | None = None
@@ -111,7 +116,7 @@ def train_model(wishes: Wishes, report: jobs.Report | None = None) -> Trained:
     device = choose_device(wishes.device)
     _check_labels(wishes, recipe)
     network, card = _network(wishes, recipe, start)
-    reader = _Reader(wishes, card, report)
+    reader = _Reader(wishes, card, report, unlabelled=recipe.sampler is not None)
     parts = _parts(wishes, recipe, reader)
     training = wishes.out / "training"
     lesson = _lesson(wishes, recipe, network, parts, start, device)
@@ -142,7 +147,7 @@ def train_model(wishes: Wishes, report: jobs.Report | None = None) -> Trained:
         training=_facts(wishes, recipe, lesson, parts, start, outcome),
         measured={**_known(outcome.measured), **finished},
     )
-    save_pack(wishes.out, card, network)
+    save_pack(wishes.out, card, network, recipe.half)
     return Trained(
         wishes.out,
         training / LOG,
@@ -188,7 +193,11 @@ def _network(wishes: Wishes, recipe: Recipe, start: Pack | None) -> tuple[nn.Mod
     card = replace(recipe.card, id=name, title=recipe.title)
     if wishes.classes:
         card = replace(card, classes=wishes.classes, settings={**card.settings, "outputs": len(wishes.classes)})
-    return FAMILIES[card.family](**card.settings), card
+    card = replace(card, settings={**card.settings, **wishes.settings})
+    try:
+        return FAMILIES[card.family](**card.settings), card
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"The network {card.family} cannot be built so ({error}).", "correct --set.") from error
 
 
 def _check_labels(wishes: Wishes, recipe: Recipe) -> None:
@@ -211,6 +220,7 @@ class _Reader:
     wishes: Wishes
     card: Card
     report: jobs.Report
+    unlabelled: bool = False  # real ground for a recipe that makes its own truth
     warnings: list[str] = field(default_factory=list)
     pixels: int = 0
 
@@ -250,6 +260,8 @@ class _Reader:
             if labels and not overlaps(job, labels):
                 self.warn(f"No label of {labels} lies in {path.name}: it counts as ground without any.")
             name = row.get("product") or (product.id if product.id_source == "label" else path.name)
+            if self.unlabelled:
+                return background(job, patch, data.product_id(name), limits(self.card, job))
             return data.picture(
                 path.name,
                 patch.pixels,
@@ -257,18 +269,27 @@ class _Reader:
                 limits(self.card, job),
                 mask,
                 data.product_id(name),
-                sun if sun is not None else product.sun_azimuth_deg,
+                _sun_azimuth(job),
                 job.pixel_size,
             )
 
     def _check_overlap(self, pictures: Sequence[Picture], rows: Sequence[Mapping[str, str]]) -> None:
         masks = [p.mask for p in pictures if p.mask is not None]
-        if masks and not any(((m > 0) & (m != data.UNKNOWN)).any() for m in masks):
+        if masks and not self.unlabelled and not any(((m > 0) & (m != data.UNKNOWN)).any() for m in masks):
             places = ", ".join(Path(row["image"]).name for row in rows[:3])
             raise DataError(
                 f"The labels mark nothing in the images ({places}…): they do not overlap, or are empty.",
                 "check that labels and images lie in the same place, for example by opening both in QGIS.",
             )
+
+
+def _sun_azimuth(job: jobs.Job) -> float | None:
+    """As the manifest says, else the label, else as the image shows, if it does."""
+    said = job.options.sun_azimuth if job.options.sun_azimuth is not None else job.image.product.sun_azimuth_deg
+    if said is not None:
+        return said
+    azimuth, confidence = estimate_sun(job.image.survey.patches)
+    return azimuth if confidence >= SURE_OF_SUN else None
 
 
 def _listed(path: Path) -> list[dict[str, str]]:
@@ -347,19 +368,22 @@ def _lesson(
         "from": start.card.sha256 if start else None,
     }
     sampler = _sampler(wishes, recipe, parts["train"], size, batch, device)
+    judged = recipe.validation(size) if recipe.validation else parts["validation"]
 
     def varied(step: int) -> data.Batch:
         return augment(sampler(step), POLICIES[recipe.policy], dice(mix(wishes.seed, 1), step))
 
-    return Lesson(recipe, network, varied, parts["validation"], size, rate, wishes.seed, about)
+    return Lesson(recipe, network, varied, judged, size, rate, wishes.seed, about)
 
 
 def _sampler(
     wishes: Wishes, recipe: Recipe, pictures: Sequence[Picture], size: int, batch: int, device: str
 ) -> Sampler:
+    if recipe.sampler:
+        return recipe.sampler(pictures, size, batch, wishes.seed, device)
     if wishes.simulated == 0:
         return data.crops(pictures, size, batch, wishes.seed, on_objects=0.5 if recipe.labels else 0.0)
-    made = data.simulated(recipe.scenes, size, batch, wishes.seed, device)
+    made = data.simulated(recipe.scenes, size, batch, wishes.seed, device, recipe.scene)
     if wishes.simulated == 1:
         return made
     real = data.crops(pictures, size, batch, wishes.seed, on_objects=0.5 if recipe.labels else 0.0)

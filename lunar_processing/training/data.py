@@ -56,7 +56,7 @@ class Picture:
 
     `image` (H, W) float32, 0…1 in the network's range, MIDDLE where invalid; `valid` (H, W) bool; `mask` (H, W) uint8
     classes, UNKNOWN where nobody has said, or None; `sun_azimuth` degrees clockwise from up, `pixel_size` metres,
-    both NaN where unknown.
+    `incidence` of the sun in degrees from the vertical, all NaN where unknown.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Picture:
     mask: np.ndarray | None = None
     sun_azimuth: float = math.nan
     pixel_size: float = math.nan
+    incidence: float = math.nan
 
     def __post_init__(self) -> None:
         for what, array in (("validity", self.valid), ("mask", self.mask)):
@@ -216,22 +217,37 @@ def crops(pictures: Sequence[Picture], size: int, batch: int, seed: int = 0, on_
     return draw
 
 
-def simulated(recipe: str, size: int, batch: int, seed: int = 0, device: str | torch.device = "cpu") -> Sampler:
-    """Batches of simulated scenes of `simulate.scenes`; the mask is 1 on rocks."""
+def simulated(
+    recipe: str, size: int, batch: int, seed: int = 0, device: str | torch.device = "cpu", scene: int = 0
+) -> Sampler:
+    """Batches of simulated scenes of `simulate.scenes`; the mask is 1 on rocks.
+
+    With `scene`, whole scenes of that side are drawn and stretched, and cut into windows of `size`.
+    """
     from lunar_processing.simulate import scenes
 
     def draw(step: int) -> Batch:
-        made = scenes.draw(recipe, batch, mix(seed, step), device, size)
+        across = max(1, scene // size)
+        made = scenes.draw(recipe, -(-batch // across**2), mix(seed, step), device, across * size)
         low, high = percentiles(made.image)
-        return {
+        whole = {
             "image": ((made.image - low) / (high - low).clamp_min(1e-6))[:, None],
             "valid": torch.ones_like(made.image, dtype=torch.bool)[:, None],
             "mask": (made.rock_id > 0).long(),
             "sun_azimuth": made.sun_azimuth.float(),
             "pixel_size": made.pixel_size.float(),
+            "incidence": made.incidence.float(),
         }
+        return {name: _windows_of(values, size, across)[:batch] for name, values in whole.items()}
 
     return draw
+
+
+def _windows_of(values: torch.Tensor, size: int, across: int) -> torch.Tensor:
+    """(B, …, H, W) → (B · across², …, size, size), window by window; facts of the whole are repeated."""
+    if values.dim() < 3:
+        return values.repeat_interleave(across**2)
+    return values.unfold(-2, size, size).unfold(-2, size, size).movedim((-4, -3), (1, 2)).flatten(0, 2)
 
 
 def percentiles(images: torch.Tensor, low: float = 0.5, high: float = 99.5) -> torch.Tensor:
@@ -286,6 +302,7 @@ def stack(pictures: Sequence[Picture]) -> Batch:
         "valid": torch.from_numpy(np.stack([p.valid for p in pictures]))[:, None],
         "sun_azimuth": torch.tensor([p.sun_azimuth for p in pictures], dtype=torch.float32),
         "pixel_size": torch.tensor([p.pixel_size for p in pictures], dtype=torch.float32),
+        "incidence": torch.tensor([p.incidence for p in pictures], dtype=torch.float32),
     }
     masks = [p.mask for p in pictures if p.mask is not None]
     if len(masks) == len(pictures):
@@ -337,7 +354,7 @@ def save_pictures(path: Path, pictures: Sequence[Picture]) -> None:
         arrays[f"{number}/image"], arrays[f"{number}/valid"] = p.image, p.valid.astype(np.uint8)
         if p.mask is not None:
             arrays[f"{number}/mask"] = p.mask
-        known = {"sun_azimuth": p.sun_azimuth, "pixel_size": p.pixel_size}
+        known = {"sun_azimuth": p.sun_azimuth, "pixel_size": p.pixel_size, "incidence": p.incidence}
         facts.append({"name": p.name, "product": p.product, **{k: v for k, v in known.items() if v == v}})
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path, {"pictures": json.dumps(facts)})
 

@@ -19,9 +19,14 @@ class Recipe:
     """How a model of one kind is trained.
 
     `card` is that of a new model, without id and numbers. `policy` names the augmentation, `scenes` the recipe of
-    simulated scenes that may be mixed in. `task` turns a lesson into what the loop trains; `main` is the name of its
-    network that the model consists of. `steps` is the length without a time limit. `finish` is what is done to the best
+    simulated scenes that may be mixed in; with `scene`, windows are cut from scenes of that side, px, so that a window
+    may be dull or bright in its scene. `half`: kernels and matrices are kept as float16. `task` turns a lesson into
+    what the loop trains; `main` is the name of its network that the model consists of. `steps` is the length without a
+    time limit. `finish` is what is done to the best
     network at the end, and returns what it measures then.
+
+    A recipe that makes its own truth has a `sampler`, which is given unlabelled real pictures (none is possible), the
+    size and number of windows, a seed and a device; and a `validation`, which makes pictures of a size to validate on.
     """
 
     name: str
@@ -36,6 +41,10 @@ class Recipe:
     batch: int = 16
     rate: float = 1e-3
     steps: int = 2000
+    scene: int = 0
+    half: bool = False
+    sampler: Callable[[Sequence[Picture], int, int, int, str], Sampler] | None = None
+    validation: Callable[[int], list[Picture]] | None = None
     finish: Callable[[Lesson, nn.Module], Mapping[str, Any]] | None = None
 
 
