@@ -204,6 +204,27 @@ def test_a_bank_gives_back_what_was_drawn_with_fresh_noise(tmp_path, monkeypatch
     assert torch.equal(other["ideal"], shards[0]["ideal"])
 
 
+def test_batches_of_a_bank_are_a_function_of_seed_and_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(bank, "SHARD", 4)
+    bank.write_bank(tmp_path, "nac", 8, size=32)
+    batch = bank.batches(tmp_path, batch=16, seed=5)
+    seventh = batch(7)
+    assert seventh["image"].shape == seventh["classes"].shape == (16, 32, 32)
+    again = bank.batches(tmp_path, batch=16, seed=5)(7)
+    assert all(torch.equal(again[name], value) for name, value in seventh.items())
+    assert not torch.equal(batch(8)["incidence"], seventh["incidence"])
+    # Scenes of both shards, each whole, and the same scene twice with noise of its own.
+    known = torch.cat([shard["ideal"] for shard in bank.read_bank(tmp_path)])
+    which = [int((known - scene).flatten(1).abs().amax(dim=1).argmin()) for scene in seventh["ideal"]]
+    assert torch.equal(known[which], seventh["ideal"])
+    assert min(which) < 4 <= max(which)
+    first = which.index(max(set(which), key=which.count))
+    second = which.index(which[first], first + 1)
+    assert not torch.equal(seventh["image"][first], seventh["image"][second])
+    with pytest.raises(ParameterError, match="Batches of 0"):
+        bank.batches(tmp_path, batch=0)
+
+
 def test_a_bank_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(bank, "SHARD", 2)
     first = bank.write_bank(tmp_path, "nac", 2, size=32)[0]

@@ -1,7 +1,9 @@
 """A bank of scenes: rendered once, written in shards, read again and again. The camera's noise is added when read.
 
     write_bank("bank", "nac", count=4096, seed=0)
-    for scenes in read_bank("bank", seed=epoch):
+    draw = batches("bank", batch=16, seed=0)
+    for step in range(steps):
+        scenes = draw(step)
         train(scenes["image"], scenes["ideal"], scenes["classes"])
 
 A shard is a safetensors file; its header names recipe, seed and size. A shard that exists is not drawn again, so that
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -63,12 +65,38 @@ def read_bank(
     folder: str | os.PathLike[str], seed: int = 0, device: torch.device | str = "cpu"
 ) -> Iterator[dict[str, Tensor]]:
     """Shard by shard: ideal, image with noise of this seed, recorded, truth (classes, …, height), and numbers (B,)."""
+    noise = generator(seed, device)
+    for path in _shards(folder):
+        yield _exposed(_read(path, device), noise)
+
+
+def batches(
+    folder: str | os.PathLike[str], batch: int, seed: int = 0, device: torch.device | str = "cpu"
+) -> Callable[[int], dict[str, Tensor]]:
+    """What gives batch k for k: `batch` scenes from anywhere in the bank, as `read_bank` has them.
+
+    Scenes and noise are a function of (seed, k), so that a training that was stopped goes on with the very batches it
+    would have seen. Only the scenes of the batch are read.
+    """
+    if batch < 1:
+        raise ParameterError(f"Batches of {batch} scenes are not possible.", "give one or more.")
+    places = [(path, row) for path in _shards(folder) for row in range(_length(path))]
+
+    def draw_batch(step: int) -> dict[str, Tensor]:
+        numbers = generator(seed * 1_000_000_007 + step)
+        chosen = torch.randint(len(places), (batch,), generator=numbers).tolist()
+        rows = [_read(path, device, slice(row, row + 1)) for path, row in (places[i] for i in chosen)]
+        noise = generator(seed * 1_000_000_007 + step, device)
+        return _exposed({name: torch.cat([row[name] for row in rows]) for name in rows[0]}, noise)
+
+    return draw_batch
+
+
+def _shards(folder: str | os.PathLike[str]) -> list[Path]:
     paths = sorted(Path(folder).glob("*.safetensors"))
     if not paths:
         raise ImageError(f"There is no bank of scenes in {folder}.", "write one with `write_bank`.")
-    noise = generator(seed, device)
-    for path in paths:
-        yield _exposed(_read(path, device), noise)
+    return paths
 
 
 def _write(path: Path, scenes: Scenes, facts: dict[str, object]) -> None:
@@ -93,10 +121,18 @@ def _write(path: Path, scenes: Scenes, facts: dict[str, object]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _read(path: Path, device: torch.device | str) -> dict[str, Tensor]:
+def _length(path: Path) -> int:
+    """Scenes in a shard."""
+    return len(_read(path, "cpu", slice(None), ("incidence",))["incidence"])
+
+
+def _read(
+    path: Path, device: torch.device | str, rows: slice = slice(None), names: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Some rows of all tensors of a shard, or of those named."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {name: file.get_slice(name)[rows] for name in names or file.keys()}
     except (SafetensorError, OSError) as error:
         raise ImageError(f"{path} is damaged ({error}).", "delete it and write the bank again.") from error
 
