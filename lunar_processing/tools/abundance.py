@@ -17,8 +17,8 @@ MOST_CELLS = 1_000_000
 CELLS = 30  # across the area, about, where no size of a cell is asked for
 FINER = 8  # steps of a cell, to see how much of it was searched
 COVERED = 0.5  # share of a cell that must have been searched
-DOTS = 64  # points that stand for the ground under a rock
-CHUNK = 20_000  # rocks whose points are held at once
+DOTS = 256  # points that stand for the ground under a rock
+CHUNK = 5_000  # rocks whose points are held at once
 
 
 def abundance(

@@ -317,7 +317,10 @@ def read_area(study: Study, rocks: Rocks, ground: Ground) -> Area:
     fine = _finer(shape) if ground.body else shape
     measured = ground.area_of(fine, wkt)
     if not measured > 0:
-        raise DataError(f"The searched area of {layer.name} is zero.", "give a layer of polygons with an area.")
+        raise PlanetError(
+            f"The searched area of {layer.name} lies beyond the edge of its map.",
+            "assign it the right coordinate system.",
+        )
     value, source = _believed(study, layer, measured, ground)
     if ground.body and wkt and rocks.layer.wkt and not planet.same_place(wkt, rocks.layer.wkt):
         fine = _on_map_of(rocks.layer.wkt, wkt, ground, fine, measured)
@@ -349,6 +352,8 @@ def _outline(study: Study, layer: Layer) -> shapely.Geometry:
         study.warn(f"{int((~valid).sum())} polygons of {layer.name} cross themselves; they were put right.")
     whole = shapely.union_all(np.where(valid, layer.geometry, shapely.make_valid(layer.geometry)))
     polygons = [part for part in shapely.get_parts(whole) if isinstance(part, shapely.Polygon)]
+    if not polygons:
+        raise DataError(f"The searched area of {layer.name} is zero.", "give a layer of polygons with an area.")
     if whole.area < (1 - 1e-9) * float(shapely.area(layer.geometry).sum()) and valid.all():
         study.warn(f"Polygons of {layer.name} overlap; ground under several is counted once.")
     return shapely.MultiPolygon(polygons)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
 }
 WIDTH, HEIGHT, DPI = 9.6, 4.7, 200
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+MARGINS = {"left": 0.075, "right": 0.985, "bottom": 0.115, "top": 0.875, "wspace": 0.2}
 CURVE = 200  # points of a fitted curve
 
 
@@ -53,8 +55,8 @@ class Picture:
         return "km²" if self.unit == "m" else "px²"
 
 
-def draw(picture: Picture, path: Path) -> None:
-    """Write the figure as PNG or SVG, as the name of the file says."""
+def draw(picture: Picture, paths: Iterable[Path]) -> None:
+    """Write the figure as PNG and SVG, as the names of the files say."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a second matplotlib on the machine
         import matplotlib
@@ -62,14 +64,15 @@ def draw(picture: Picture, path: Path) -> None:
         from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        figure = Figure(figsize=(WIDTH, HEIGHT))
         FigureCanvasAgg(figure)
-        cumulative, relative = figure.subplots(1, 2)
+        cumulative, relative = figure.subplots(1, 2, gridspec_kw=MARGINS)
         _cumulative(cumulative, picture)
         _relative(relative, picture)
         figure.suptitle(_title(picture), fontsize=10)
-        date = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=DPI, metadata={"Description": picture.record, **date})
+        for path in paths:
+            date = {"Date": None} if path.suffix == ".svg" else {}
+            figure.savefig(path, dpi=DPI, metadata={"Description": picture.record, **date})
 
 
 def _title(picture: Picture) -> str:
@@ -172,18 +175,26 @@ def _dress(axes: Any, picture: Picture, label: str) -> None:
     )  # fmt: skip
     axes.set_xlabel(f"Diameter D ({picture.unit})")
     axes.set_ylabel(label)
-    _plain_ticks(axes.xaxis)
+    _plain_ticks(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right", fontsize=7, frameon=False, borderaxespad=0.6)
 
 
-def _plain_ticks(axis: Any) -> None:
-    """1, 2, 5, 10 and not powers of ten, for rocks seldom span more than two decades."""
+def _plain_ticks(axes: Any) -> None:
+    """1, 2, 5, 10 for diameters, which seldom span more than two decades; powers of ten for counts."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_ten(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _power_of_ten(value: float) -> str:
+    """0.01 to 1000 as they are, else 10 with an exponent, in letters and not as a formula."""
+    power = round(math.log10(value))
+    return f"{value:g}" if -2 <= power <= 3 else f"10{str(power).translate(RAISED)}"
 
 
 def _short(text: str, most: int = 60) -> str:

@@ -211,10 +211,10 @@ def _write(case: _Case, files: Mapping[str, Path], facts: dict[str, Any], second
         drafts = {name: stack.enter_context(Draft(files[name], overwrite)) for name in (*texts, *_figures(case))}
         for name, text in texts.items():
             drafts[name].path.write_text(f"{text}\n", encoding="utf-8")
-        for name in _figures(case):
+        if _figures(case):
             unit, rocks = case.ground.unit, case.rocks
             picture = Picture(columns, facts, unit, rocks.product, rocks.model, case.counted.diameter, record)
-            draw(picture, drafts[name].path)
+            draw(picture, [drafts[name].path for name in _figures(case)])
         rasters = _abundance(case, files["abundance"], record, stack)
         for draft in drafts.values():
             draft.flush()
