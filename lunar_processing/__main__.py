@@ -51,7 +51,8 @@ examples:
     "evaluate": """
 examples:
   lunar evaluate simulator --real nac_cdr --out report
-  lunar evaluate simulator --real nac_cdr --out report --part test --json""",
+  lunar evaluate simulator --real nac_cdr --out report --part test --json
+  lunar evaluate anomalies --real nac_cdr --out report --models vae-2024 my-model --models-dir my-models""",
     "train": """
 examples:
   lunar train rocks --images sites/ --labels boulders.gpkg --out my-rocks --minutes 20
@@ -186,6 +187,26 @@ def _doctor(given: argparse.Namespace, console: Console) -> int:
 
 
 def _evaluate(given: argparse.Namespace, console: Console) -> int:
+    return EVALUATIONS[given.subject](given, console)
+
+
+def _evaluate_anomalies(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import evaluate_anomalies as tool
+
+    wishes = tool.Wishes(
+        part=given.part,
+        strips=given.strips,
+        models=tool.MODELS if given.models is None else tuple(given.models),
+        model_folders=tuple(Path(p) for p in given.models_dir),
+        seed=given.seed,
+        small=given.small,
+    )
+    facts = tool.evaluate_anomalies(Path(given.real), Path(given.out), wishes, lambda text: console.log("info", text))
+    console.result(facts, tool.in_words(facts))
+    return 0
+
+
+def _evaluate_simulator(given: argparse.Namespace, console: Console) -> int:
     from lunar_processing.tools import realism
 
     wishes = realism.Wishes(part=given.part, recipe=given.recipe, seed=given.seed, steps=given.steps)
@@ -273,6 +294,12 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:  # a word needs no quotation marks
         return name, value
+
+
+EVALUATIONS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
+    "simulator": _evaluate_simulator,
+    "anomalies": _evaluate_anomalies,
+}
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
@@ -506,13 +533,37 @@ def _simulate_parser(commands: Any) -> None:
 
 def _evaluate_parser(commands: Any) -> None:
     tool = _command(commands, "evaluate", "Measure how good something is, as a report with a figure.")
-    tool.add_argument("subject", choices=("simulator",), help="simulator: how far its images are from real ones")
+    subjects = "simulator: how far its images are from real ones; anomalies: who finds strange things that were planted"
+    tool.add_argument("subject", choices=tuple(EVALUATIONS), help=subjects)
     tool.add_argument("--real", required=True, metavar="DIR", help="folder of real images, crater boxes beside them")
-    tool.add_argument("--out", required=True, metavar="DIR", help="folder for realism.md and realism.png")
-    tool.add_argument("--part", default="validation", choices=("validation", "test"), help="products to judge by")
-    tool.add_argument("--recipe", default="nac", metavar="NAME", help="recipe of the simulated scenes (default nac)")
-    tool.add_argument("--steps", type=int, default=400, metavar="N", help="steps of the network that tells them apart")
+    tool.add_argument("--out", required=True, metavar="DIR", help="folder for the report")
+    tool.add_argument(
+        "--part",
+        default="validation",
+        choices=("train", "validation", "test"),
+        help="products to judge by (default validation); train, for choosing a method, with anomalies only",
+    )
     tool.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other scenes (default 0)")
+    simulator = tool.add_argument_group("simulator")
+    simulator.add_argument("--recipe", default="nac", metavar="NAME", help="recipe of the scenes (default nac)")
+    simulator.add_argument(
+        "--steps", type=int, default=400, metavar="N", help="steps of the network that tells them apart (default 400)"
+    )
+    things = tool.add_argument_group("anomalies")
+    things.add_argument(
+        "--models",
+        nargs="*",
+        metavar="ID|FOLDER",
+        help="models beside the trivial scorers (default: vae-2020 vae-2024 anomaly-multiscale, as far as installed)",
+    )
+    _models_dir(things)
+    things.add_argument(
+        "--strips",
+        default="both",
+        choices=("planted", "simulated", "both"),
+        help="things planted in real images, or simulated together with their ground (default both)",
+    )
+    things.add_argument("--small", action="store_true", help="a few small strips, to try it out: measures nothing")
 
 
 def _train_parser(commands: Any) -> None:
@@ -625,7 +676,7 @@ def _run_arguments(tool: argparse.ArgumentParser) -> None:
     )
 
 
-def _models_dir(tool: argparse.ArgumentParser) -> None:
+def _models_dir(tool: Any) -> None:
     tool.add_argument(
         "--models-dir",
         action="append",

@@ -97,12 +97,17 @@ def plant_strips(grounds: Sequence[Strip], count: int, seed: int = 0) -> Iterato
     """
     if not grounds:
         raise DataError("There is no image to plant anything in.", "give one or more.")
-    kinds = list(KINDS)
     for number in range(count):
-        turn, which = divmod(number, len(grounds))
+        which, kind = meeting(number, len(grounds))
         random = np.random.default_rng([seed, number])
         ground = turned(grounds[which], int(random.integers(8)))
-        yield plant_strip(ground, (kinds[(turn + which) % len(kinds)],), random)
+        yield plant_strip(ground, (kind,), random)
+
+
+def meeting(number: int, images: int) -> tuple[int, str]:
+    """Which image a strip is made of, and of what kind the thing in it is."""
+    turn, which = divmod(number, images)
+    return which, list(KINDS)[(turn + which) % len(KINDS)]
 
 
 def plant_strip(ground: Strip, kinds: Sequence[str], random: np.random.Generator, decoys: int = DECOYS) -> Strip:

@@ -45,7 +45,7 @@ from lunar_processing.training.data import SPLITS, product_id
 MODELS = ("vae-2020", "vae-2024", "anomaly-multiscale")  # shipped; where one is missing the report says so
 COUNT = 32  # strips of each real image: then each kind of thing is in 4 of them
 DRAWN, DRAWN_PX, DRAWN_THINGS = 16, 2048, 6  # simulated strips, their side, things in each
-SMALL_PX = 448  # side of strips for trying out
+SMALL_PX = 320  # side of strips for trying out
 PIXEL_M = 0.5  # of the real images, whose labels are lost
 
 # (image, valid, facts) → one score for each s × s px of the image, or for each pixel; higher is stranger
