@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lunar_processing.modelpack import Card, read_pack, save_pack
 from lunar_processing.networks import FAMILIES
-from lunar_processing.networks.vae import Rebuilt
+from lunar_processing.networks.multiscale import Strangeness
+from lunar_processing.networks.vae import Rebuilt, cut
 from lunar_processing.training import losses
 from lunar_processing.training.data import Batch, dice
 from lunar_processing.training.loop import Plan, State, Task, train
@@ -38,6 +39,18 @@ def imagined(output: Rebuilt | Tensor, batch: Batch) -> Tensor:
         return output.mean()
     wrong, divergence = vae.terms(output, cut(batch["image"], 32, 32).reshape(output.image.shape), "l2")
     return wrong + 1e-3 * divergence
+
+
+def noticed(output: Strangeness | Tensor, batch: Batch) -> Tensor:
+    """For networks that say how strange windows of several sizes are, and in training each pixel: here the bright."""
+    windows, *pixels = output if isinstance(output, Strangeness) else (output,)
+    brighter = batch["image"] - batch["image"].mean(dim=(2, 3), keepdim=True)
+
+    def wrong(logits: Tensor) -> Tensor:
+        bright = (nn.functional.interpolate(brighter, logits.shape[-2:], mode="area") > 0).expand_as(logits).float()
+        return nn.functional.binary_cross_entropy_with_logits(logits, bright)
+
+    return wrong(windows) + sum(map(wrong, pixels), torch.zeros(()))
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,9 @@ CASES: dict[str, list[Case]] = {
     "vae": [
         Case("anomalies", {**SMALL_VAE, "hidden": 8}, scale=1 / 32, loss=imagined, any_size=False),
         Case("anomalies", {**SMALL_VAE, "hidden": 0}, scale=1 / 32, loss=imagined, any_size=False),
+    ],
+    "multiscale": [
+        Case("anomalies", {"widths": (8, 8, 8, 8)}, channels=4, scale=1 / 16, loss=noticed, any_size=False),
     ],
     "rocknet": [Case("rocks", {"channels": 8, "outputs": 2}, channels=3, loss=classified)],
     "shadow": [Case("enhance", {"widths": (8, 8, 8), "deep": 1}, channels=2)],
