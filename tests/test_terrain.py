@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -248,3 +249,19 @@ def test_impossible_ground_is_refused_with_the_cure(wrong, word):
     with pytest.raises(ParameterError, match=word) as error:
         wrong()
     assert error.value.cure
+
+
+def test_steep_ground_is_brighter_up_to_the_slope_at_which_soil_slides():
+    right = torch.arange(32.0)[None, None, :].expand(4, 32, 32)
+    slopes = torch.tensor([0.0, 0.2, 0.5, 5.0])
+    plane = flat((4, 32, 32), 2.0)
+    tilted = replace(plane, height=slopes[:, None, None] * 2.0 * right)
+    seen = terrain.brighten_slopes(tilted, torch.full((4,), 0.5)).albedo / plane.albedo
+    expected = 1 + 0.5 * slopes.clamp(max=terrain.STEEPEST) ** 2
+    torch.testing.assert_close(seen[:, :, 1:-1], expected[:, None, None].expand(4, 32, 30))
+
+
+def test_craters_of_metres_are_fresher_than_those_of_tens_of_metres():
+    drawn = terrain.draw_craters((40, 256, 256), 1.0, 0.05, 200.0, generator(4))
+    small, large = drawn.degradation[drawn.diameter_m < 3], drawn.degradation[drawn.diameter_m > 20]
+    assert float(small.median()) < 0.8 * float(large.median())

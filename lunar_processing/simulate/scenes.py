@@ -23,6 +23,7 @@ from lunar_processing.simulate.terrain import (
     Craters,
     Ground,
     Rocks,
+    brighten_slopes,
     draw_craters,
     draw_rocks,
     fractal,
@@ -61,6 +62,7 @@ _LIMITS: dict[str, Range] = {  # what the ranges of a recipe may hold
     "rock_exponent": (2.1, 6.0),
     "albedo": (1e-3, 1.0),
     "albedo_contrast": (0.0, 1.0),
+    "slope_brightness": (0.0, 2.0),
     "signal_dn": (1e-3, 4095.0),
 }
 
@@ -93,6 +95,7 @@ class SceneRecipe:
     blocks: float = 0.015  # rocks around fresh craters
     albedo: Range = (0.07, 0.22)
     albedo_contrast: Range = (0.005, 0.03)
+    slope_brightness: Range = (0.0, 0.6)  # by which share albedo grows, times the square of the slope
     signal_dn: Range = (400.0, 2400.0)  # what the camera is exposed for: flat ground of the scene; logarithm
     scatter: Range = (0.004, 0.02)  # light from sunlit slopes around, of that of the Sun overhead
     photometry: str = "lunar-lambert"
@@ -132,7 +135,7 @@ class SceneRecipe:
 
 # Ranges at which a network has most trouble to tell scenes from real products.
 _NAC = SceneRecipe(
-    slope_deg=(0.8, 2.2),
+    slope_deg=(1.0, 2.6),
     hurst=(0.9, 1.0),
     grain=(1e-4, 2e-3),
     tilt_deg=(0.0, 2.0),
@@ -299,6 +302,7 @@ def _plan(recipe: SceneRecipe, batch: int, size: int, numbers: torch.Generator) 
         "albedo_contrast": even(recipe.albedo_contrast),
         "signal": by_logarithm(recipe.signal_dn),
         "scatter": even(recipe.scatter),
+        "slope_brightness": even(recipe.slope_brightness),
     }
     if recipe.lander:
         drawn["camera_height"] = even(recipe.lander.height_m)
@@ -351,7 +355,7 @@ def _render(recipe: SceneRecipe, plan: _Plan, size: int, noise: torch.Generator)
         ground = _regolith((len(plan), wide, wide), n, noise)
         ground, old = place(ground, plan.things, young=False)
     with record_function("craters"):
-        ground = stamp_craters(ground, plan.craters)
+        ground = brighten_slopes(stamp_craters(ground, plan.craters), n["slope_brightness"])
     with record_function("rocks and objects"):
         ground, rock_id = stamp_rocks(ground, plan.rocks, first)
         ground, young = place(ground, plan.things, young=True)

@@ -35,6 +35,10 @@ WEAR = {
 }
 YOUNG = 0.012  # degradation up to which ejecta are bright
 OLDEST = 0.4  # age at which a crater is lost
+# A crater's age is the oldest possible times u^exponent, u even in 0…1; between these diameters in m the exponent goes
+# from the first to the second. Fitted to NAC images: of a few metres most craters are fresh, of tens most are old.
+AGES_M, AGES = (3.0, 15.0), (1.8, 0.9)
+STEEPEST = 0.63  # slope (32 degrees, at which regolith slides) beyond which ground is not brighter still
 CONCENTRIC = 0.45  # diameter of the inner crater over that of the outer (Quaide & Oberbeck 1968: target of two layers)
 LAYERED_M = 60.0  # above this diameter a crater is too deep for the layer of regolith to shape its floor
 SIMPLE, FLAT_FLOORED, NESTED = 0, 1, 2
@@ -163,10 +167,18 @@ def mottled(shape: tuple[int, int, int], contrast: Value, generator: torch.Gener
     return (1 + amount[:, None, None] * wide).clamp_(0.4, 2.5)
 
 
+def brighten_slopes(ground: Ground, amount: Tensor) -> Ground:
+    """The ground with an albedo greater by `amount` (B,) × slope²: where soil slides it lays bare brighter soil."""
+    z = functional.pad(ground.height[:, None], (1,) * 4, mode="replicate")[:, 0] / ground.pixel_size[:, None, None]
+    across, along = z[:, 1:-1, 2:] - z[:, 1:-1, :-2], z[:, 2:, 1:-1] - z[:, :-2, 1:-1]
+    steep = (across.square_().add_(along.square_()) / 4).clamp_(max=STEEPEST**2)
+    return replace(ground, albedo=torch.addcmul(ground.albedo, ground.albedo * amount[:, None, None], steep))
+
+
 def diffuse(height: Tensor, pixel_size: Value, kappa_t: Value) -> Tensor:
     """Heights after `kappa_t` m² of topographic diffusion, ∂z/∂t = κ∇²z: a Gaussian of σ = √(2κt); edges stay level.
 
-    On the Moon κ ≈ 5.5 m²/Myr at crater sizes of 300 m to 5 km (Fassett & Thomson 2014).
+    On the Moon κ ≈ 5.5 m²/Myr at crater sizes of 800 m to 5 km (Fassett & Thomson 2014).
     """
     batch = height.shape[0]
     size = per_scene(pixel_size, batch, "pixel size", "m", 0, above=True)
@@ -282,7 +294,7 @@ def draw_craters(
     """Craters by production and equilibrium, also those outside whose ejecta or floor reach into the scene.
 
     density: c of N(>D) = c·D^-2, 0.02 to 0.1; equilibrium_m: above this diameter few craters have been erased, (B,).
-    Ages are nearly even, up to that at which a crater is lost; larger craters, not in equilibrium yet, are fresher.
+    Ages run up to that at which a crater is lost; craters too large for equilibrium are fresher.
     """
     batch, height, width = _checked(shape)
     size = per_scene(pixel_size, batch, "pixel size", "m", 0, above=True)
@@ -308,7 +320,8 @@ def draw_craters(
     diameter_px = edges[band] * (1 - random[0] * (1 - high / low)) ** (-1 / fall)
     diameter = diameter_px * size[scene]
     oldest = OLDEST * torch.clamp(turn[scene] / diameter, max=1.0)
-    degradation = worn("degradation", random[1] ** 1.4 * oldest, by="age")
+    larger = (torch.log(diameter / AGES_M[0]) / math.log(AGES_M[1] / AGES_M[0])).clamp(0, 1)
+    degradation = worn("degradation", random[1] ** (AGES[0] + (AGES[1] - AGES[0]) * larger) * oldest, by="age")
     # Tens of metres across fresh craters are shallower still (Stopar et al. 2017; compared with NAC images).
     fresh = (0.08 + 0.06 * random[2]) + 0.07 * torch.sigmoid((diameter - 300) / 80)
     young = degradation < YOUNG
