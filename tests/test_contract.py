@@ -42,15 +42,9 @@ def imagined(output: Rebuilt | Tensor, batch: Batch) -> Tensor:
 
 
 def noticed(output: Strangeness | Tensor, batch: Batch) -> Tensor:
-    """For networks that say how strange windows of several sizes are, and in training each pixel: here the bright."""
-    windows, *pixels = output if isinstance(output, Strangeness) else (output,)
-    brighter = batch["image"] - batch["image"].mean(dim=(2, 3), keepdim=True)
-
-    def wrong(logits: Tensor) -> Tensor:
-        bright = (nn.functional.interpolate(brighter, logits.shape[-2:], mode="area") > 0).expand_as(logits).float()
-        return nn.functional.binary_cross_entropy_with_logits(logits, bright)
-
-    return wrong(windows) + sum(map(wrong, pixels), torch.zeros(()))
+    """For networks that say how strange windows are, and in training pixels: here nothing is."""
+    parts = output if isinstance(output, Strangeness) else (output,)
+    return torch.stack([nn.functional.softplus(part).mean() for part in parts]).mean()
 
 
 @dataclass(frozen=True)

@@ -355,12 +355,15 @@ class Peaks:
     percentile: np.ndarray  # (n,) 0 … 100 among all the image's windows
 
 
-def merge(scores: np.ndarray, x: np.ndarray, y: np.ndarray, top: int, min_distance: float) -> Peaks:
-    """The `top` highest scores of a grid (rows, cols), none nearer to a higher one than `min_distance`.
+def merge(scores: np.ndarray, x: np.ndarray, y: np.ndarray, top: int, min_distance: float | np.ndarray) -> Peaks:
+    """The `top` highest scores of a grid (rows, cols), none too near to a higher one.
 
-    `x` (cols,) and `y` (rows,) are where the columns and rows of the grid lie, rising, in the unit of the distance.
-    NaN is no window. Of equal scores the upper, then the left one wins.
+    `x` (cols,) and `y` (rows,) are where the columns and rows of the grid lie, rising. `min_distance`, in their unit,
+    is one for all, or the side of each cell's window (rows, cols): then windows that overlap are one place. NaN is
+    no window. Of equal scores the upper, then the left one wins.
     """
+    side = np.broadcast_to(np.asarray(min_distance, float), scores.shape)
+    widest = float(side.max(initial=0))
     flat = scores.ravel()
     order = np.argsort(np.where(np.isnan(flat), np.inf, -flat), kind="stable")[: np.count_nonzero(~np.isnan(flat))]
     free = np.ones(scores.shape, bool)
@@ -371,8 +374,11 @@ def merge(scores: np.ndarray, x: np.ndarray, y: np.ndarray, top: int, min_distan
         row, col = divmod(int(index), scores.shape[1])
         if free[row, col]:
             taken.append((row, col))
-            rows, cols = (_around(line, line[i], min_distance) for line, i in ((y, row), (x, col)))
-            free[rows, cols] &= np.hypot(x[cols] - x[col], (y[rows] - y[row])[:, None]) >= min_distance
+            reach = (side[row, col] + widest) / 2
+            rows, cols = (_around(line, line[i], reach) for line, i in ((y, row), (x, col)))
+            free[rows, cols] &= (
+                np.hypot(x[cols] - x[col], (y[rows] - y[row])[:, None]) >= (side[row, col] + side[rows, cols]) / 2
+            )
     rows_taken, cols_taken = (np.array([place[i] for place in taken], np.int64) for i in (0, 1))
     return Peaks(
         rows_taken,

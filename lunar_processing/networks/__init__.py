@@ -11,6 +11,7 @@ from torch import nn
 
 from lunar_processing.networks.convnet import ConvNet, Identity
 from lunar_processing.networks.encoders import EncoderUNet, PublishedUNet
+from lunar_processing.networks.multiscale import MultiScale
 from lunar_processing.networks.rocknet import RockNet
 from lunar_processing.networks.shadow import ShadowNet
 from lunar_processing.networks.unet import UNet
@@ -20,6 +21,7 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "identity": Identity,
     "convnet": ConvNet,
     "unet": UNet,
+    "multiscale": MultiScale,
     "unet-published": PublishedUNet,
     "unet-encoder": EncoderUNet,
     "vae": VAE,

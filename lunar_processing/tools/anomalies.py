@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,15 +13,18 @@ import numpy as np
 import shapely
 
 from lunar_processing.classical import anomalies as classical
-from lunar_processing.errors import ImageError, ParameterError
+from lunar_processing.errors import ImageError, ModelError, ParameterError
 from lunar_processing.grid import Grid, Window
+from lunar_processing.modelpack import Pack, find_pack
 from lunar_processing.pipeline import Progress, Step, each, run
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
+from lunar_processing.tools.chips import check_folder, write_chips
 from lunar_processing.tools.job import Job, Options, Report, Result, ground_size, refuse_input_as_output, result, start
-from lunar_processing.tools.network import anomaly_step
+from lunar_processing.tools.network import anomaly_step, heat_step
 from lunar_processing.vector import Layer, check_targets, target, write_layers
 
-DEFAULT = "pca"
+DEFAULT = "anomaly-multiscale"  # where it is installed and knows such images, else:
+FALLBACK = "pca"
 POINTS = "anomalies"
 SMALLEST_WINDOW = 8  # px; in less there is nothing to tell apart
 CORE = 1024  # side of what one tile answers for, px; a multiple of the stride
@@ -35,6 +38,7 @@ class Wishes:
     points: str
     scores: str | None = None
     heat: str | None = None
+    chips: str | None = None
     top: int = 50
     percentile: float = 0.0
     min_distance: float | None = None
@@ -50,12 +54,21 @@ class Wishes:
 
 @dataclass(frozen=True)
 class _Method:
-    """A scorer of windows, ready for this image; `heat` maps its error to pixels where it can."""
+    """A scorer of windows, ready for this image; `heat` maps its error to pixels where it can.
+
+    `population` says how scores are spread over other images: its name, percentages, the scores up to which they lie.
+    """
 
     step: Step
-    window: int
+    windows: tuple[int, ...]
     facts: Mapping[str, Any]
     heat: Step | None = None
+    population: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def window(self) -> int:
+        """Side in px of the smallest."""
+        return min(self.windows)
 
 
 def score_anomalies(options: Options, wishes: Wishes, report: Report | None = None) -> Result:
@@ -63,37 +76,45 @@ def score_anomalies(options: Options, wishes: Wishes, report: Report | None = No
     there = target(wishes.points)
     refuse_input_as_output(options, there.path, wishes.scores, wishes.heat)
     check_rasters([wishes.scores, wishes.heat], options.overwrite)
+    check_folder(wishes.chips, options.overwrite)
     with start("anomalies", options, report) as job, ExitStack() as stack:
         check_targets([(POINTS, there)], options.overwrite, job.image.grid.wkt)
         method = _method(job)
         model = str(method.facts["id"])
         job.announce(model)
         rasters = _rasters(job, wishes, method, stack)
-        scores = _Scores(job.image.grid.coarsen(method.step.stride))
+        scores = _Scores(job.image.grid.coarsen(method.step.stride), method.windows)
         looks = _looks(job, 2 if wishes.heat and method.heat else 1)
         timing = run(job.image, method.step, [scores.take], looks[0], job.report.cancelled)
         if wishes.heat and method.heat:
             sink = rasters["heat"]
             run(job.image, method.heat, [lambda _w, v, _ok: sink.append(v)], looks[1], job.report.cancelled)
         job.stage("finish")(0, 1)
-        peaks = _peaks(job, scores.values, wishes, method)
+        peaks = _peaks(job, scores, wishes, method)
+        peaks["chip"] = np.array(write_chips(job, wishes.chips, peaks), dtype=object)
         counts = {
             "points": len(peaks["rank"]),
             "windows": int(np.isfinite(scores.values).sum()),
             "valid_px": timing.valid_px,
             "masked_px": timing.masked_px,
         }
-        parameters = {"top": wishes.top, "percentile": wishes.percentile, "min_distance": wishes.min_distance}
-        record = job.record(method.facts, {**parameters, "window": method.window, "stride": method.step.stride}, counts)
+        parameters: dict[str, Any] = {
+            "top": wishes.top,
+            "percentile": wishes.percentile,
+            "min_distance": wishes.min_distance,
+        }
+        parameters.update(window=list(method.windows), stride=method.step.stride)
+        record = job.record(method.facts, parameters, counts)
         if "scores" in rasters:
-            rasters["scores"].append(np.stack([scores.values, scores.percentiles()]).astype(np.float32))
+            bands = [scores.values, scores.percentiles(), *([scores.sides] if len(method.windows) > 1 else [])]
+            rasters["scores"].append(np.stack(bands).astype(np.float32))
         for writer in rasters.values():
             writer.finish({"LUNAR_PROVENANCE": record})
-        write_layers([(_layer(job, peaks, model, record), there)], options.overwrite)
+        write_layers([(_layer(job, peaks, method, record), there)], options.overwrite)
         for writer in rasters.values():
             writer.publish()
         job.stage("finish")(1, 1)
-        outputs = {"points": there.path, "scores": wishes.scores, "heat": wishes.heat}
+        outputs = {"points": there.path, "scores": wishes.scores, "heat": wishes.heat, "chips": wishes.chips}
         return result(job, outputs, counts, model, timing)
 
 
@@ -111,10 +132,9 @@ def _looks(job: Job, count: int) -> list[Progress]:
 
 
 def _method(job: Job) -> _Method:
-    name = job.options.model or DEFAULT
+    name = job.options.model or _default(job)
     if name not in classical.METHODS:
-        pack = job.pack(name, "anomalies")
-        return _Method(anomaly_step(pack, job), pack.card.window, {"id": pack.card.id, "sha256": pack.card.sha256})
+        return _network(job.pack(name, "anomalies"), job)
     method = classical.METHODS[name]
     window = _fitting(job, method.window)
     stride = window // 2
@@ -130,7 +150,27 @@ def _method(job: Job) -> _Method:
         return scores.reshape(1, *shape).astype(np.float32)
 
     step = Step(name, each(score), tile=CORE + 2 * halo, halo=halo, stride=stride, align=stride)
-    return _Method(step, window, {"id": name}, _heat_step(name, state, window))
+    return _Method(step, (window,), {"id": name}, _heat_step(name, state, window))
+
+
+def _default(job: Job) -> str:
+    """The best there is for this image, and a word when it is not the best there is."""
+    try:
+        pack = find_pack(DEFAULT, job.options.model_folders)
+        pack.verify()
+        pack.doubts_about(job.pixel_size)
+    except ModelError as error:
+        job.info(f"{FALLBACK} is used, since {DEFAULT} cannot be: {error}")
+        return FALLBACK
+    return DEFAULT
+
+
+def _network(pack: Pack, job: Job) -> _Method:
+    card = pack.card
+    facts = {"id": card.id, "sha256": card.sha256}
+    return _Method(
+        anomaly_step(pack, job), card.windows or (card.window,), facts, heat_step(pack, job), card.population
+    )
 
 
 def _fitting(job: Job, window: int) -> int:
@@ -205,43 +245,60 @@ def _padded(job: Job, window: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Scores:
-    """One score a window, gathered from strips; a strip of 52,224 × 5,064 px makes a quarter of a million."""
+    """The highest score at each place and the side of its window, gathered from strips; a strip of 52,224 × 5,064 px
+    makes a million.
+    """
 
-    def __init__(self, grid: Grid) -> None:
-        self.values = np.full((grid.height, grid.width), np.nan)
+    def __init__(self, grid: Grid, windows: tuple[int, ...]) -> None:
+        self.windows = np.array(windows, np.float32)
+        self.values = np.full((grid.height, grid.width), np.nan, np.float32)
+        self.sides = np.full((grid.height, grid.width), self.windows[0], np.float32)
 
     def take(self, window: Window, values: np.ndarray, _valid: np.ndarray) -> None:
-        self.values[window.row : window.bottom] = values[0]
+        rows = slice(window.row, window.bottom)
+        known = np.where(np.isnan(values), -np.inf, values)
+        self.values[rows] = np.where(np.isnan(values).all(axis=0), np.nan, known.max(axis=0))
+        self.sides[rows] = self.windows[known.argmax(axis=0)]
 
     def percentiles(self) -> np.ndarray:
         return classical.percentiles(self.values)
 
 
-def _peaks(job: Job, scores: np.ndarray, wishes: Wishes, method: _Method) -> dict[str, np.ndarray]:
-    """Ranked points as columns: overlapping windows count once."""
-    if not np.isfinite(scores).any():
+def _peaks(job: Job, scores: _Scores, wishes: Wishes, method: _Method) -> dict[str, np.ndarray]:
+    """Ranked points as columns: overlapping windows, of whatever sizes, count once, with the size that fits best."""
+    if not np.isfinite(scores.values).any():
         raise _no_window(job, method.window)
     stride = method.step.stride
-    percentiles = classical.percentiles(scores)
-    strange = np.where(percentiles >= wishes.percentile, scores, np.nan)
-    cols = _middle(np.arange(scores.shape[1]), stride, job.image.grid.width)
-    rows = _middle(np.arange(scores.shape[0]), stride, job.image.grid.height)
+    percentiles = scores.percentiles()
+    strange = np.where(percentiles >= wishes.percentile, scores.values, np.nan)
+    cols = _middle(np.arange(strange.shape[1]), stride, job.image.grid.width)
+    rows = _middle(np.arange(strange.shape[0]), stride, job.image.grid.height)
     if wishes.min_distance is None:
-        found = classical.merge(strange, cols, rows, wishes.top, method.window)
+        found = classical.merge(strange, cols, rows, wishes.top, scores.sides)
     else:
         across, down = ground_size(job) or (job.pixel_size or 1.0,) * 2
         found = classical.merge(strange, cols * across, rows * down, wishes.top, wishes.min_distance)
     col, row = cols[found.col], rows[found.row]
     jacobian = job.jacobian(col, row)
     side = np.full(len(col), np.nan) if jacobian is None else np.sqrt(np.abs(np.linalg.det(jacobian)))
+    window = scores.sides[found.row, found.col]
     return {
         "rank": np.arange(1, len(col) + 1),
         "score": found.score,
         "percentile": percentiles[found.row, found.col],
-        "window_px": np.full(len(col), method.window),
-        "window_m": side * method.window,
+        "known_pct": _among_known(found.score, method.population),
+        "window_px": window.astype(np.int32),
+        "window_m": side * window,
         **job.places(col, row),
     }
+
+
+def _among_known(scores: np.ndarray, population: Mapping[str, Any]) -> np.ndarray:
+    """Percentage of the windows of a known population that score no higher; NaN without one."""
+    if not population:
+        return np.full(len(scores), np.nan)
+    result: np.ndarray = np.interp(scores, population["scores"], population["percentages"])
+    return result
 
 
 def _no_window(job: Job, window: int) -> ImageError:
@@ -263,12 +320,13 @@ def _middle(cells: np.ndarray, stride: int, size: int) -> np.ndarray:
     return (cells * stride + np.minimum((cells + 1) * stride, size)) / 2
 
 
-def _layer(job: Job, peaks: dict[str, np.ndarray], model: str, record: str) -> Layer:
+def _layer(job: Job, peaks: dict[str, np.ndarray], method: _Method, record: str) -> Layer:
     grid, n = job.image.grid, len(peaks["rank"])
     fields = {
         **peaks,
-        "model": np.full(n, model, dtype=object),
+        "model": np.full(n, str(method.facts["id"]), dtype=object),
         "population": np.full(n, "this image", dtype=object),
+        "known": np.full(n, method.population.get("name", ""), dtype=object),
         "reviewed": np.zeros(n, np.int32),
         "label": np.full(n, "", dtype=object),
     }
@@ -279,21 +337,24 @@ def _layer(job: Job, peaks: dict[str, np.ndarray], model: str, record: str) -> L
 def _rasters(job: Job, wishes: Wishes, method: _Method, stack: ExitStack) -> dict[str, RasterWriter]:
     """The rasters that are wanted, opened before the work so that a bad path costs no time."""
     grid = job.image.grid
+    several = len(method.windows) > 1
+    window = "window, of the size that fits best," if several else f"{method.window} px window"
     places: dict[str, tuple[str | None, Callable[[], Grid], list[Band]]] = {
         "scores": (
             wishes.scores,
             lambda: grid.coarsen(method.step.stride),
             [
-                Band("score", f"anomaly of the {method.window} px window around this cell; higher is stranger"),
+                Band("score", f"anomaly of the {window} around this cell; higher is stranger"),
                 Band("percentile", "share of this image's windows that score no higher", "%"),
+                *([Band("window", "side of the window that fits best", "px")] if several else []),
             ],
         ),
-        "heat": (wishes.heat, lambda: grid, [Band("heat", "anomaly of this pixel, mean over the windows that see it")]),
+        "heat": (wishes.heat, lambda: grid, [Band("heat", "anomaly of this pixel; higher is stranger")]),
     }
     if wishes.heat and method.heat is None:
         raise ParameterError(
             f"The method {method.facts['id']} scores whole windows and cannot say where in them.",
-            "leave out --heat, or use --model pca.",
+            f"leave out --heat, or use --model {FALLBACK}.",
         )
     return {
         name: stack.enter_context(

@@ -204,6 +204,7 @@ def _window_mean(error: torch.Tensor, valid: torch.Tensor, window: int, stride: 
 
 def _of_seen_windows(scores: torch.Tensor, valid: torch.Tensor, card: Card) -> torch.Tensor:
     """Scores of windows of several sizes; NaN where fewer than half of a window's pixels are valid."""
+    import torch
     from torch.nn.functional import avg_pool2d
 
     if bool(valid.all()) and min(valid.shape[-2:]) >= max(card.windows):

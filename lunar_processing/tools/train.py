@@ -140,11 +140,12 @@ def train_model(wishes: Wishes, report: jobs.Report | None = None) -> Trained:
             "go on with --resume, or take the best so far with --resume --minutes 0.",
         )
     network.load_state_dict(outcome.best[recipe.main].state_dict())
-    finished = recipe.finish(lesson, network.eval()) if recipe.finish else {}
+    finished = dict(recipe.finish(lesson, network.eval())) if recipe.finish else {}
     card = replace(
         card,
         pixel_size_m=_pixel_sizes(card, parts["train"]),
         training=_facts(wishes, recipe, lesson, parts, start, outcome),
+        population=finished.pop("population", {}),
         measured={**_known(outcome.measured), **finished},
     )
     save_pack(wishes.out, card, network, recipe.half)

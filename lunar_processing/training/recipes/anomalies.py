@@ -1,49 +1,149 @@
-"""Anomalies: an autoencoder of ordinary ground; what it cannot rebuild is strange."""
+"""Anomalies: a network that learns to tell things that were put into ordinary ground from the ground.
+
+What is put there are things that nobody has named, random forms, and the simulator's objects. So the network has seen
+objects like those that people look for (`KNOWN`), though never the same one twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from lunar_processing.modelpack import Card
-from lunar_processing.training import losses
-from lunar_processing.training.data import Batch
-from lunar_processing.training.loop import State, Task
+from lunar_processing.networks.multiscale import STRIDE, WINDOWS
+from lunar_processing.simulate.objects import OBJECTS
+from lunar_processing.simulate.strange import Planted, plant
+from lunar_processing.training.data import Batch, dice, mix
+from lunar_processing.training.loop import State, Task, to_device
 from lunar_processing.training.recipes.recipe import Lesson, Recipe, by_product
 
+UNNAMED, NAMED = 1.0, 0.8  # random forms and objects in an image that is learnt from, on average
+KNOWN = tuple(OBJECTS)
+FULL = 0.75  # of a window's side is the largest thing that it fits; the smallest is half of that
+SEEN = 0.12  # of a thing's disc must be seen, or nobody can be asked to find it
+LOOKS = 150  # batches that a population is
+PERCENTAGES = (0.0, 1.0, 5.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.8, 99.9, 99.95, 99.99, 100.0)
+UNKNOWN = -1.0  # in targets: neither strange nor ordinary
 
-def task(lesson: Lesson) -> Task:
-    """A network that rebuilds its input, one optimiser, mean absolute error."""
+
+def task(lesson: Lesson, unnamed: float = UNNAMED, named: Sequence[str] = KNOWN, each: float = NAMED) -> Task:
+    """Strange or not, for windows of each size and for pixels: cross entropies, one optimiser."""
     net = lesson.network
+    put = partial(plant, unnamed=unnamed, named=named, each=each)
 
-    def step(batch: Batch, state: State) -> Mapping[str, torch.Tensor]:
+    def step(batch: Batch, state: State) -> Mapping[str, Tensor]:
+        image, planted = _planted(batch, mix(lesson.seed, state.step), put)
         with state.precision():
-            rebuilt = net(batch["image"])
-        loss = losses.l1(rebuilt, batch["image"], batch["valid"])
-        state.descend("net", loss)
-        return {"l1": loss}
+            windows, pixels = net(image, batch["valid"])
+        found = wrong(windows.float(), pixels.float(), planted, batch["valid"])
+        state.descend("net", found["windows"] + found["pixels"])
+        return found
 
-    def error(network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        wrong = losses.l2(network(batch["image"]), batch["image"], batch["valid"]).cpu()
-        count = torch.tensor(float(len(batch["image"])))
-        return {"wrong": count * wrong, "windows": count}
+    def measure(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        image, planted = _planted(batch, 0, put)
+        windows, pixels = network.look(image, batch["valid"])  # type: ignore[operator]
+        found = wrong(windows, pixels, planted, batch["valid"])
+        count = torch.tensor(float(len(image)))
+        return {"wrong": count * (found["windows"] + found["pixels"]).cpu(), "count": count}
 
     def mean(sums: Mapping[str, float]) -> dict[str, float]:
-        return {"error": sums["wrong"] / sums["windows"]}
+        return {"error": sums["wrong"] / sums["count"]}
 
     optimisers = {"net": torch.optim.AdamW(net.parameters(), lesson.rate, weight_decay=1e-4)}
-    validate = by_product(lesson, error, mean)
+    validate = by_product(lesson, measure, mean)
     return Task({"net": net}, optimisers, lesson.batch, step, validate, ("error", "low"), lesson.about)
+
+
+def population(lesson: Lesson, network: nn.Module) -> dict[str, Any]:
+    """How high the windows of ordinary ground score, as the percentages up to which they do."""
+    inner = slice(4, -4) if lesson.size >= 12 * STRIDE else slice(None)  # what sees no edge
+    device = next(network.parameters()).device
+    found = []
+    with torch.inference_mode():
+        for number in range(LOOKS):
+            batch = to_device(lesson.batch(number), device)
+            found.append(network(batch["image"], batch["valid"]).amax(dim=1)[:, inner, inner].flatten().cpu())
+    scores = torch.quantile(torch.cat(found), torch.tensor(PERCENTAGES) / 100)
+    share = lesson.about.get("simulated", 0)
+    images = len(lesson.about.get("images", {}).get("train", ()))
+    name = f"ground of the training: {images} images" + (f", {share:.0%} simulated" if share else "")
+    return {"population": {"name": name, "percentages": list(PERCENTAGES), "scores": scores.tolist()}}
+
+
+def _planted(batch: Batch, seed: int, put: partial[Planted]) -> tuple[Tensor, Planted]:
+    """The batch's images with things in them, on the batch's device, and what was planted, on the CPU."""
+    image = batch["image"]
+    planted = put(image[:, 0].cpu(), batch["sun_azimuth"].cpu(), batch["pixel_size"].cpu(), dice(seed, 3))
+    filled = torch.where(batch["valid"].cpu(), planted.image[:, None], image.cpu())
+    return filled.to(image.device), planted
+
+
+def wrong(windows: Tensor, pixels: Tensor, planted: Planted, valid: Tensor) -> dict[str, Tensor]:
+    """Cross entropy of the windows, mean over sizes, and of the pixels."""
+    of_windows, of_pixels = (t.to(windows.device) for t in (window_targets(planted), pixel_targets(planted)))
+    unseen = functional.max_pool2d((~valid).float(), 4, ceil_mode=True) > 0
+    of_pixels = of_pixels.masked_fill(unseen[..., : of_pixels.shape[-2], : of_pixels.shape[-1]], UNKNOWN)
+    return {
+        "windows": torch.stack([_entropy(w, t) for w, t in zip(windows.unbind(1), of_windows.unbind(1))]).sum(),
+        "pixels": _entropy(pixels, of_pixels),
+    }
+
+
+def _entropy(logits: Tensor, target: Tensor) -> Tensor:
+    known = target != UNKNOWN
+    loss = functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
+    return (loss * known).sum() / known.sum().clamp_min(1)
+
+
+def pixel_targets(planted: Planted) -> Tensor:
+    """(B, 1, H/4, W/4): 1 strange, 0 ordinary, UNKNOWN."""
+    strange, unsure = (
+        functional.max_pool2d(m.float()[:, None], 4, ceil_mode=True) for m in (planted.strange, planted.unsure)
+    )
+    return torch.where(strange > 0, 1.0, torch.where(unsure > 0, UNKNOWN, 0.0))
+
+
+def window_targets(planted: Planted) -> Tensor:
+    """(B, sizes, H/16, W/16): 1 where a thing that fits the window lies in its middle half; UNKNOWN where a thing is
+    only touched, fits another size, or can hardly be seen; 0 where there is none, or one far too small for the window.
+    """
+    batch, height, width = planted.image.shape
+    rows, cols = -(-height // STRIDE), -(-width // STRIDE)
+    down = ((torch.arange(rows) + 0.5) * STRIDE - planted.row[:, None]).abs()
+    right = ((torch.arange(cols) + 0.5) * STRIDE - planted.col[:, None]).abs()
+    away = torch.maximum(down[:, :, None], right[:, None, :])[:, None]  # (n, 1, rows, cols)
+    side = torch.tensor(WINDOWS)[None, :, None, None]
+    across = planted.diameter_px[:, None, None, None]
+    smallest, largest = torch.tensor(WINDOWS) == WINDOWS[0], torch.tensor(WINDOWS) == WINDOWS[-1]
+    fits = ((across > FULL / 2 * side) | smallest[None, :, None, None]) & (
+        (across <= FULL * side) | largest[None, :, None, None]
+    )
+    seen = (planted.seen >= SEEN)[:, None, None, None]
+    inside = fits & seen & (away <= torch.maximum(side / 4, torch.tensor(STRIDE / 2)))
+    lost = across <= FULL / 8 * side  # in so large a window
+    touched = (away < (side + 0.8 * across) / 2) & ~(lost & seen)
+    count = (batch, len(WINDOWS), rows, cols)
+    strange = torch.zeros(count).index_add_(0, planted.scene, inside.float()) > 0
+    unsure = torch.zeros(count).index_add_(0, planted.scene, touched.float()) > 0
+    return torch.where(strange, 1.0, torch.where(unsure, UNKNOWN, 0.0))
 
 
 RECIPE = Recipe(
     name="anomalies",
-    title="What is strange: an autoencoder without skips, error of reconstruction",
-    card=Card("", "anomalies", "unet", settings={"channels": 8, "depth": 4, "outputs": 1, "skips": False},
-              tile=512, halo=16, stride=32, window=64, output="reconstruction"),
+    title="What is strange, in windows of 32 to 256 px",
+    card=Card("", "anomalies", "multiscale", settings={"widths": (24, 40, 56, 64)}, tile=2560, halo=192, stride=STRIDE,
+              window=64, windows=WINDOWS, output="scores"),
     task=task,
     policy="orbital",
     scenes="nac",
+    size=256,
+    batch=4,
+    rate=2e-3,
+    steps=4000,
+    finish=population,
 )  # fmt: skip

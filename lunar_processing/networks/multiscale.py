@@ -1,0 +1,120 @@
+"""What is strange at four sizes at once: a small pyramid that looks at ground freed of its own brightness and contrast.
+
+An image goes in, logits come out: how strange each window of 32, 64, 128 and 256 px is, on one grid, and (`heat`) how
+strange each pixel. All are trained by one measure, so that they can be compared across sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+WINDOWS = (32, 64, 128, 256)  # px
+STRIDE = 16  # px between neighbouring scores
+BLOCK, AROUND = 16, 7  # surroundings are measured in blocks of 16 px, over 7 × 7 blocks
+FARTHEST = 8.0  # normalised brightness is held within this
+DULLEST = 0.01  # mean deviation that ground has at least, as a share of the image's range: less is noise
+TYPICAL = 0.08  # mean deviation of ordinary ground, likewise
+
+
+class Strangeness(NamedTuple):
+    """Logits: of windows (N, 4, H/16, W/16), of pixels (N, 1, H/4, W/4)."""
+
+    windows: Tensor
+    pixels: Tensor
+
+
+class MultiScale(nn.Module):
+    """In training (N, 1, H, W) → `Strangeness`; in evaluation → logits of windows (N, 4, H/16, W/16), sides rounded up.
+
+    No score depends on a pixel farther than 192 px away.
+    """
+
+    sees_validity = True
+
+    def __init__(self, widths: Sequence[int] = (24, 40, 56, 64)) -> None:
+        super().__init__()
+        first, second, third, fourth = widths
+        self.stem = nn.Sequential(nn.PixelUnshuffle(4), _layer(16, first), _layer(first, first))  # a value in 4 px
+        self.eighth = nn.Sequential(_layer(first, second, 2), _layer(second, second))
+        self.sixteenth = nn.Sequential(_layer(second, third, 2), _layer(third, third))
+        self.coarse = nn.Sequential(_layer(third, fourth, 2), _layer(fourth, fourth))
+        self.from_coarse = nn.Conv2d(fourth, third, 1)
+        self.sixteenth_back = _layer(third, third)
+        self.from_sixteenth = nn.Conv2d(third, second, 1)
+        self.eighth_back = _layer(second, second)
+        self.heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in (second, third, fourth, fourth))
+        self.pixel_head = nn.Conv2d(first, 1, 1)
+        self.pixel_context = nn.Conv2d(second, 1, 1)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Strangeness | Tensor:
+        """What a loss needs in training, scores in evaluation. `valid` is a mask of the pixels that were seen."""
+        return self.look(x, valid) if self.training else self.look(x, valid).windows
+
+    def heat(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Logits of pixels, (N, 1, H, W)."""
+        height, width = x.shape[-2:]
+        coarse = self.look(x, valid).pixels
+        fine = functional.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False)
+        return fine[..., :height, :width]
+
+    def look(self, x: Tensor, valid: Tensor | None = None) -> Strangeness:
+        """Windows and pixels from one look."""
+        fine = self.stem(relief(x, valid))
+        eighth = self.eighth(fine)
+        sixteenth = self.sixteenth(eighth)
+        coarse = self.coarse(sixteenth)
+        sixteenth = self.sixteenth_back(sixteenth + _twice(self.from_coarse(coarse)))
+        eighth = self.eighth_back(eighth + _twice(self.from_sixteenth(sixteenth)))
+        small, medium, large, largest = self.heads
+        windows = [
+            functional.max_pool2d(small(eighth), 2),
+            medium(sixteenth),
+            _twice(large(coarse)),
+            _twice(largest(functional.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False))),
+        ]
+        rows, cols = (-(-side // STRIDE) for side in x.shape[-2:])
+        return Strangeness(
+            torch.cat(windows, dim=1)[..., :rows, :cols],
+            self.pixel_head(fine) + _twice(self.pixel_context(eighth)),
+        )
+
+
+def relief(x: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Ground without its own brightness and half of its own contrast: less the mean around, over the geometric mean of
+    the deviation around and that of ordinary ground. Half-way between forgetting how strong a thing is, and seeing
+    nothing but that.
+
+    Mean and deviation are taken over the valid pixels within some 60 px, in blocks. Invalid pixels become 0, the mean.
+    Sides are filled up to multiples of 32 with nothing seen.
+    """
+    height, width = x.shape[-2:]
+    fill = (0, -width % 32, 0, -height % 32)
+    seen = torch.ones_like(x) if valid is None else valid.to(x.dtype)
+    x, seen = functional.pad(x * seen, fill), functional.pad(seen, fill)
+    sides = x.shape[-2:]
+    count = _around(seen).clamp_min(1e-6)
+    mean = functional.interpolate(_around(x) / count, sides, mode="bilinear", align_corners=False)
+    x = x - mean * seen
+    spread = (_around(x.abs()) / count).clamp_min(DULLEST).mul(TYPICAL).sqrt()
+    return (x / functional.interpolate(spread, sides, mode="bilinear", align_corners=False)).clamp(-FARTHEST, FARTHEST)
+
+
+def _around(x: Tensor) -> Tensor:
+    """The mean around each block of 16 × 16 px, from every second pixel of every second row."""
+    blocks = functional.avg_pool2d(x[..., ::2, ::2], BLOCK // 2)
+    return functional.avg_pool2d(blocks, AROUND, stride=1, padding=AROUND // 2, count_include_pad=False)
+
+
+def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def _twice(x: Tensor) -> Tensor:
+    """Each value for four."""
+    return functional.interpolate(x, scale_factor=2, mode="nearest")

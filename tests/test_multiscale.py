@@ -1,0 +1,160 @@
+"""The network that looks at four sizes at once, the things it learns from, and what it is told of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from lunar_processing.networks.multiscale import STRIDE, WINDOWS, MultiScale, relief
+from lunar_processing.simulate import strange
+from lunar_processing.training.data import dice
+from lunar_processing.training.recipes import anomalies as recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def ground(count: int = 1, side: int = 256, seed: int = 0) -> torch.Tensor:
+    """Soft hills with grain, about 0.3…0.7."""
+    coarse = torch.rand(count, 1, side // 16, side // 16, generator=dice(seed, 0))
+    hills = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic")
+    return 0.3 + 0.3 * hills + 0.02 * torch.randn(count, 1, side, side, generator=dice(seed, 1))
+
+
+def network(seed: int = 0) -> MultiScale:
+    torch.manual_seed(seed)
+    return MultiScale(widths=(8, 8, 8, 8)).eval()
+
+
+# ---- what the network sees ---------------------------------------------------------------------------------------
+
+
+def test_brighter_ground_is_the_same_ground():
+    torch.testing.assert_close(relief(ground() + 0.2), relief(ground()), atol=2e-3, rtol=0)
+
+
+def test_of_twice_the_contrast_half_is_forgotten():
+    seen, twice = relief(0.3 * ground()), relief(0.6 * ground())
+    assert float((twice * seen).sum() / (seen * seen).sum()) == pytest.approx(math.sqrt(2), rel=0.02)
+
+
+def test_what_is_not_valid_is_not_seen():
+    image, valid = ground(), torch.ones(1, 1, 256, 256, dtype=torch.bool)
+    valid[..., 100:140, 60:200] = False
+    garbage = torch.where(valid, image, 55.0)
+    with torch.inference_mode():
+        torch.testing.assert_close(network()(garbage, valid), network()(image, valid))
+
+
+def test_a_gap_is_as_dull_as_the_mean_around_it():
+    valid = torch.ones(1, 1, 256, 256, dtype=torch.bool)
+    valid[..., 96:160, 96:160] = False
+    assert (relief(ground(), valid)[..., 96:160, 96:160] == 0).all()
+
+
+def test_a_score_depends_on_nothing_beyond_its_halo():
+    """Else the tiles of a strip would show."""
+    image, net = ground(side=1024), network()
+    with torch.inference_mode():
+        whole, part = net(image), net(image[..., 256:768, 256:768])
+        heat, heat_part = net.heat(image), net.heat(image[..., 256:768, 256:768])
+    halo = 192
+    torch.testing.assert_close(part[..., 12:20, 12:20], whole[..., 28:36, 28:36], atol=1e-4, rtol=1e-3)
+    inner = slice(halo, 512 - halo)
+    outer = slice(256 + halo, 768 - halo)
+    torch.testing.assert_close(heat_part[..., inner, inner], heat[..., outer, outer], atol=1e-4, rtol=1e-3)
+
+
+def test_every_size_and_every_pixel_gets_a_score():
+    with torch.inference_mode():
+        assert network()(ground(2)[..., :250, :131]).shape == (2, len(WINDOWS), 16, 9)
+        assert network().heat(ground(2)[..., :250, :131]).shape == (2, 1, 250, 131)
+
+
+# ---- what it learns from -----------------------------------------------------------------------------------------
+
+
+def planted(unnamed: float = 2.0, **more) -> tuple[torch.Tensor, strange.Planted]:
+    image = ground(4)[:, 0]
+    sun, size = torch.full((4,), 90.0), torch.full((4,), 0.5)
+    return image, strange.plant(image, sun, size, dice(1, 0), unnamed=unnamed, **more)
+
+
+def test_the_same_numbers_plant_the_same_things():
+    assert torch.equal(planted()[1].image, planted()[1].image)
+
+
+def test_without_things_only_ordinary_ground_is_planted():
+    image, made = planted(unnamed=0.0)
+    assert not made.strange.any()
+    assert not made.unsure.any()
+    assert len(made.diameter_px) == 0
+    assert (made.image != image).any()  # craters and rocks, so that nobody learns what planting looks like
+
+
+def test_things_change_the_pixels_that_are_called_strange():
+    image, made = planted()
+    assert made.strange.any()
+    change = (made.image - image).abs()
+    assert change[made.strange].mean() > 5 * change[~made.strange & ~made.unsure].mean()
+
+
+def test_things_with_a_name_are_planted_when_asked_for():
+    _, made = planted(unnamed=0.0, named=("pit",), each=2.0)
+    assert (made.diameter_px >= 12 / 0.5 - 1e-3).all()
+    assert len(made.diameter_px) > 0
+
+
+def test_nobody_is_asked_to_find_what_lies_in_shadow():
+    image = ground(4)[:, 0]
+    image[:, :, 128:] = -1.0
+    made = strange.plant(image, torch.full((4,), 90.0), torch.full((4,), 0.5), dice(1, 0), unnamed=8.0)
+    assert made.strange[:, :, :120].any()
+    assert not made.strange[:, :, 134:].any()
+
+
+# ---- what it is told ---------------------------------------------------------------------------------------------
+
+
+def thing(col: float, row: float, diameter: float, seen: float = 0.5) -> strange.Planted:
+    """One thing in an image of 256 px."""
+    nothing = torch.zeros(1, 256, 256, dtype=torch.bool)
+    numbers = (torch.tensor([value]) for value in (col, row, diameter, seen))
+    return strange.Planted(torch.zeros(1, 256, 256), nothing, nothing, torch.tensor([0]), *numbers)
+
+
+@pytest.mark.parametrize(("diameter", "fits"), [(6, 32), (20, 32), (40, 64), (80, 128), (170, 256)])
+def test_a_thing_belongs_to_the_window_that_fits_it(diameter, fits):
+    targets = recipe.window_targets(thing(120, 136, diameter))[0]
+    cell = targets[:, 136 // STRIDE, 120 // STRIDE]
+    for side, target in zip(WINDOWS, cell.tolist()):
+        if side == fits:
+            assert target == 1
+        elif side >= 8 * diameter / recipe.FULL:
+            assert target == 0  # lost in so large a window
+        else:
+            assert target == recipe.UNKNOWN
+
+
+def test_windows_far_from_everything_are_ordinary():
+    targets = recipe.window_targets(thing(24, 24, 20))[0]
+    assert (targets[:2, 8:, 8:] == 0).all()
+
+
+def test_a_thing_that_can_hardly_be_seen_is_no_lesson():
+    targets = recipe.window_targets(thing(120, 136, 20, seen=0.01))[0]
+    assert not (targets == 1).any()
+    assert (targets[:, 8, 7] == recipe.UNKNOWN).all()
+
+
+def test_pixels_are_told_in_blocks_of_four():
+    made = thing(120, 136, 20)
+    mask = torch.zeros(1, 256, 256, dtype=torch.bool)
+    mask[0, 9, 17] = True
+    targets = recipe.pixel_targets(dataclasses.replace(made, strange=mask, unsure=mask.roll(8, 2)))
+    assert targets.shape == (1, 1, 64, 64)
+    assert targets[0, 0, 2, 4] == 1
+    assert targets[0, 0, 2, 6] == recipe.UNKNOWN
+    assert int((targets != 0).sum()) == 2
