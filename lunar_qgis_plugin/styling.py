@@ -161,6 +161,7 @@ def _cut(values: list[float]) -> tuple[float, float]:
 FIT: dict[str, Callable[[ElementTree.ElementTree, str], None]] = {
     "enhanced": _fit_tones,
     "scores": _fit_ramp,
+    "abundance": _fit_ramp,
     "rocks": lambda tree, source: _fit_size(tree, source, "diam_eq_m", "diam_eq_px"),
     "anomalies": lambda tree, source: _fit_size(tree, source, "window_m", "window_px"),
 }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lunar_processing.sizes import PowerLaw, Weibull
+from lunar_processing.tools.counted import area_in_words
 
 # Colours that the colour-blind tell apart and that differ in grey (Okabe and Ito).
 POWER, WEIBULL, DATA, FAINT, SHADE = "#d55e00", "#0072b2", "#111111", "#9a9a9a", "#eeeeee"
@@ -77,11 +78,11 @@ def draw(picture: Picture, paths: Iterable[Path]) -> None:
 
 def _title(picture: Picture) -> str:
     facts, counts = picture.facts, picture.facts["counts"]
-    area = facts["area"]["value"] / picture.per
+    area = area_in_words(facts["area"]["value"], picture.unit)
     by = f", found by {picture.model}" if picture.model else ""
     limit = f"{facts['min_diameter']['value']:.3g} {picture.unit}"
-    n = f"{counts['complete']} rocks of {limit} and more ({counts['counted']} of all sizes)"
-    return f"{_short(picture.product)}{by}\n{n} in {area:.4g} {picture.area_unit}"
+    n = f"n = {counts['complete']} of {limit} and more ({counts['counted']} of all sizes)"
+    return f"{_short(picture.product)}{by}\n{n} in {area}"
 
 
 def _cumulative(axes: Any, picture: Picture) -> None:
@@ -92,7 +93,8 @@ def _cumulative(axes: Any, picture: Picture) -> None:
     rank = np.arange(1, len(size) + 1) / area
     axes.plot(size, rank, drawstyle="steps-post", color=FAINT, lw=0.8, zorder=2)
     names = ("cumulative_density", "cumulative_density_lower", "cumulative_density_upper")
-    _points(axes, columns, columns["d_low"], *(columns[name] * scale for name in names))
+    shown = _with_rocks(columns)
+    _points(axes, shown, shown["d_low"], *(shown[name] * scale for name in names))
     for fit, colour, dashes, label in _fits(picture):
         d, share = _curve(picture, fit)
         axes.plot(
@@ -108,15 +110,18 @@ def _cumulative(axes: Any, picture: Picture) -> None:
 
 def _relative(axes: Any, picture: Picture) -> None:
     """The R plot: the differential counts times D cubed, in which a slope of -3 lies flat."""
-    columns = picture.columns
-    some = columns["count"] > 0
-    shown = {name: values[some] for name, values in columns.items()}
+    shown = _with_rocks(picture.columns)
     _points(axes, shown, shown["d_mid"], shown["r"], shown["r_lower"], shown["r_upper"])
     for fit, colour, dashes, _ in _fits(picture):
         d, share = _curve(picture, fit)
         density = -np.gradient(share, np.log(d)) * fit.n / picture.facts["area"]["value"]
         axes.plot(d[1:-1], (density * d**2)[1:-1], color=colour, ls=dashes, lw=1.4, zorder=4)
     _dress(axes, picture, "R (dimensionless)" if picture.unit == "m" else "R")
+
+
+def _with_rocks(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The bins that hold any."""
+    return {name: values[columns["count"] > 0] for name, values in columns.items()}
 
 
 def _points(axes: Any, columns: Mapping[str, np.ndarray], x: np.ndarray, y: np.ndarray, *bounds: np.ndarray) -> None:
@@ -165,7 +170,7 @@ def _dress(axes: Any, picture: Picture, label: str) -> None:
     limit = picture.facts["min_diameter"]["value"]
     axes.set_xscale("log")
     axes.set_yscale("log")
-    low = min(float(picture.diameter.min()), limit) / 1.25
+    low = min(float(picture.columns["d_low"][0]), limit) / 1.15
     axes.set_xlim(low, float(picture.diameter.max()) * 1.5)
     axes.axvspan(low, limit, color=SHADE, lw=0, zorder=0)
     axes.axvline(limit, color=FAINT, lw=0.8, zorder=1)
