@@ -18,7 +18,8 @@ from lunar_processing.modelpack import CARD, Card, read_pack
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [
-    REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/models.md", "docs/training.md")
+    REPOSITORY / name
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/models.md", "docs/rocks.md", "docs/training.md")
 ]
 LIMIT_BYTES = 60 * 2**20
 
@@ -67,13 +68,13 @@ def test_the_tour_of_the_readme_can_be_walked(tmp_path):
     with rasterio.open(tmp_path / "image.tif", "w", height=300, width=400, **profile) as file:
         file.write(digitise(moon.image, bits=16), 1)
     tour = re.findall(r"^lunar (.+?)(?:  +#.*)?$", blocks(REPOSITORY / "README.md", "sh"), re.MULTILINE)
-    assert len(tour) == 7
+    assert len(tour) == 8
     for line in tour:
         command = [sys.executable, "-m", "lunar_processing", *shlex.split(line)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, f"lunar {line}\n{done.stderr}"
     made = {path.name for path in tmp_path.iterdir()}
-    assert {"enhanced.tif", "strange.gpkg", "scores.tif", "rocks.gpkg", "rocks.tif"} <= made
+    assert {"enhanced.tif", "strange.gpkg", "scores.tif", "rocks.gpkg", "rocks.tif", "sizes"} <= made
 
 
 def test_every_field_of_a_card_is_explained():
