@@ -15,7 +15,8 @@ from torch.nn import functional
 
 WINDOWS = (32, 64, 128, 256)  # px
 STRIDE = 16  # px between neighbouring scores
-BLOCK, AROUND = 16, 7  # surroundings are measured in blocks of 16 px, over 7 × 7 blocks
+BLOCK = 4  # px: the network sees blocks of 4 × 4
+AROUND = 7  # surroundings are measured in squares of 16 px, over 7 × 7 squares
 FARTHEST = 8.0  # normalised brightness is held within this
 DULLEST = 0.01  # mean deviation that ground has at least, as a share of the image's range: less is noise
 TYPICAL = 0.08  # mean deviation of ordinary ground, likewise
@@ -39,7 +40,7 @@ class MultiScale(nn.Module):
     def __init__(self, widths: Sequence[int] = (24, 40, 56, 64)) -> None:
         super().__init__()
         first, second, third, fourth = widths
-        self.stem = nn.Sequential(nn.PixelUnshuffle(4), _layer(16, first), _layer(first, first))  # a value in 4 px
+        self.stem = nn.Sequential(_layer(BLOCK**2, first), _layer(first, first))  # a value in 4 px
         self.eighth = nn.Sequential(_layer(first, second, 2), _layer(second, second))
         self.sixteenth = nn.Sequential(_layer(second, third, 2), _layer(third, third))
         self.coarse = nn.Sequential(_layer(third, fourth, 2), _layer(fourth, fourth))
@@ -85,29 +86,39 @@ class MultiScale(nn.Module):
 
 
 def relief(x: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Ground without its own brightness and half of its own contrast: less the mean around, over the geometric mean of
-    the deviation around and that of ordinary ground. Half-way between forgetting how strong a thing is, and seeing
-    nothing but that.
+    """Ground without its own brightness and half of its own contrast, (N, 16, H/4, W/4): the pixels of each 4 × 4 block.
 
-    Mean and deviation are taken over the valid pixels within some 60 px, in blocks. Invalid pixels become 0, the mean.
-    Sides are filled up to multiples of 32 with nothing seen.
+    From each pixel the mean around is taken, and what is left is divided by the geometric mean of the deviation around
+    and that of ordinary ground: half-way between forgetting how strong a thing is, and seeing nothing but that. Mean
+    and deviation are taken over the valid pixels within some 60 px. Invalid pixels become 0, the mean. Sides are filled
+    up to multiples of 32 with nothing seen.
     """
     height, width = x.shape[-2:]
     fill = (0, -width % 32, 0, -height % 32)
-    seen = torch.ones_like(x) if valid is None else valid.to(x.dtype)
-    x, seen = functional.pad(x * seen, fill), functional.pad(seen, fill)
-    sides = x.shape[-2:]
-    count = _around(seen).clamp_min(1e-6)
-    mean = functional.interpolate(_around(x) / count, sides, mode="bilinear", align_corners=False)
-    x = x - mean * seen
-    spread = (_around(x.abs()) / count).clamp_min(DULLEST).mul(TYPICAL).sqrt()
-    return (x / functional.interpolate(spread, sides, mode="bilinear", align_corners=False)).clamp(-FARTHEST, FARTHEST)
+    if any(fill) and valid is None:
+        valid = torch.ones_like(x, dtype=torch.bool)
+    if any(fill):
+        x, valid = functional.pad(x, fill), functional.pad(valid, fill)
+    blocks = functional.pixel_unshuffle(x, BLOCK)
+    if valid is None:
+        seen, count = None, torch.ones(())
+    else:
+        seen = functional.pixel_unshuffle(valid.to(x.dtype), BLOCK)
+        blocks, count = blocks * seen, _around(seen).clamp_min(1e-6)
+    mean = _finer(_around(blocks) / count)
+    blocks = blocks - (mean if seen is None else mean * seen)
+    spread = (_around(blocks.abs()) / count).clamp_min(DULLEST).mul(TYPICAL).sqrt()
+    return blocks.mul_(_finer(1 / spread)).clamp_(-FARTHEST, FARTHEST)
 
 
-def _around(x: Tensor) -> Tensor:
-    """The mean around each block of 16 × 16 px, from every second pixel of every second row."""
-    blocks = functional.avg_pool2d(x[..., ::2, ::2], BLOCK // 2)
-    return functional.avg_pool2d(blocks, AROUND, stride=1, padding=AROUND // 2, count_include_pad=False)
+def _around(blocks: Tensor) -> Tensor:
+    """The mean within some 60 px, one for 16 × 16 px, from every second pixel of every second row."""
+    some = blocks.unflatten(1, (BLOCK, BLOCK))[:, ::2, ::2].mean(dim=(1, 2)).unsqueeze(1)
+    return functional.avg_pool2d(functional.avg_pool2d(some, 4), AROUND, 1, AROUND // 2, count_include_pad=False)
+
+
+def _finer(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=4, mode="bilinear", align_corners=False)
 
 
 def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
