@@ -86,7 +86,7 @@ class MultiScale(nn.Module):
 
 
 def relief(x: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Ground without its own brightness and half of its own contrast, (N, 16, H/4, W/4): the pixels of each 4 × 4 block.
+    """Ground without its own brightness and half of its own contrast, (N, 16, H/4, W/4): pixels of 4 × 4 blocks.
 
     From each pixel the mean around is taken, and what is left is divided by the geometric mean of the deviation around
     and that of ordinary ground: half-way between forgetting how strong a thing is, and seeing nothing but that. Mean
@@ -95,9 +95,8 @@ def relief(x: Tensor, valid: Tensor | None = None) -> Tensor:
     """
     height, width = x.shape[-2:]
     fill = (0, -width % 32, 0, -height % 32)
-    if any(fill) and valid is None:
-        valid = torch.ones_like(x, dtype=torch.bool)
     if any(fill):
+        valid = torch.ones_like(x, dtype=torch.bool) if valid is None else valid
         x, valid = functional.pad(x, fill), functional.pad(valid, fill)
     blocks = functional.pixel_unshuffle(x, BLOCK)
     if valid is None:
