@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def chapter(
             ],
         ),
     ]
+    parts.append(report.figure(gallery(strips), "The first things of each kind, and decoys, 96 px around them."))
     for lane in LANES:
         rows = [[scorer, *(numbers[kind][lane] for kind in kinds)] for scorer, numbers in measured.items()]
         parts += [report.text(MEANINGS[lane] + "."), report.table(["", *kinds], rows, best=lane != "ks_p")]
@@ -57,6 +59,21 @@ def chapter(
         report.table(["", *next(iter(alarms.values()))], [[who, *found.values()] for who, found in alarms.items()]),
     ]
     return parts + _figures(made, strips, measured, shown)
+
+
+def gallery(strips: Sequence[Strip], each: int = 3, side: int = 96) -> Any:
+    """A figure of the first things of each kind that lie in the strips, and of decoys, 96 px around them."""
+    cut: list[np.ndarray] = []
+    names: list[str] = []
+    for kind in [*KINDS, ""]:
+        lying = ((strip, target) for strip in strips for target in strip.targets if target.kind == kind)
+        for strip, target in islice(lying, each):
+            row, col = (
+                int(np.clip(at - side / 2, 0, n - side)) for at, n in zip((target.row, target.col), strip.image.shape)
+            )
+            cut.append(strip.image[row : row + side, col : col + side])
+            names.append(kind or "decoy")
+    return report.sheets({"": (np.stack(cut), names)}, across=9)
 
 
 def _figures(made: Sample, strips: Sequence[Strip], measured: Measured, shown: Sequence[str]) -> list[str]:

@@ -90,9 +90,9 @@ class Strip:
 
 
 def plant_strips(grounds: Sequence[Strip], count: int, seed: int = 0) -> Iterator[Strip]:
-    """`count` strips, each one of the real images with one thing and some decoys.
+    """`count` strips, each one of the real images with one thing, or none, and some decoys.
 
-    Kinds and images take turns, so that each kind meets each image equally often: after 8 × the number of images all
+    Kinds and images take turns, so that each kind meets each image equally often: after 9 × the number of images all
     have met. Strip k is a function of (seed, k).
     """
     if not grounds:
@@ -101,13 +101,13 @@ def plant_strips(grounds: Sequence[Strip], count: int, seed: int = 0) -> Iterato
         which, kind = meeting(number, len(grounds))
         random = np.random.default_rng([seed, number])
         ground = turned(grounds[which], int(random.integers(8)))
-        yield plant_strip(ground, (kind,), random)
+        yield plant_strip(ground, (kind,) if kind else (), random)
 
 
 def meeting(number: int, images: int) -> tuple[int, str]:
-    """Which image a strip is made of, and of what kind the thing in it is."""
+    """Which image a strip is made of, and of what kind the thing in it is; in every ninth there is none."""
     turn, which = divmod(number, images)
-    return which, list(KINDS)[(turn + which) % len(KINDS)]
+    return which, [*KINDS, ""][(turn + which) % (len(KINDS) + 1)]
 
 
 def plant_strip(ground: Strip, kinds: Sequence[str], random: np.random.Generator, decoys: int = DECOYS) -> Strip:

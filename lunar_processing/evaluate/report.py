@@ -137,7 +137,9 @@ def embedding(points: np.ndarray, groups: Sequence[str]) -> Figure:
 
 def sheets(panels: Mapping[str, tuple[np.ndarray, Sequence[str]]], across: int = 4) -> Figure:
     """Title → (chips (n, h, w), what each is): contact sheets side by side."""
-    drawn = _headless().figure(figsize=(5.4 * len(panels), 6.2), layout="constrained")
+    rows = max(-(-len(chips) // across) for chips, _ in panels.values())
+    size = 1.35 * across * len(panels), 1.5 * rows + 0.3
+    drawn = _headless().figure(figsize=size, layout="constrained")
     for part, (title, (chips, names)) in zip(np.atleast_1d(drawn.subfigures(1, len(panels))), panels.items()):
         part.suptitle(title, fontsize=10)
         places = part.subplots(-(-max(len(chips), 1) // across), across, squeeze=False).ravel()

@@ -43,8 +43,8 @@ from lunar_processing.tools.realism import SUFFIXES, SUN, Say
 from lunar_processing.training.data import SPLITS, product_id
 
 MODELS = ("vae-2020", "vae-2024", "anomaly-multiscale")  # shipped; where one is missing the report says so
-COUNT = 32  # strips of each real image: then each kind of thing is in 4 of them
-DRAWN, DRAWN_PX, DRAWN_THINGS = 16, 2048, 6  # simulated strips, their side, things in each
+COUNT = 36  # strips of each real image: then each kind of thing is in 4 of them, and 4 have none
+DRAWN, DRAWN_PX, DRAWN_THINGS = 16, 2048, 5  # simulated strips, their side, things in each
 SMALL_PX = 320  # side of strips for trying out
 PIXEL_M = 0.5  # of the real images, whose labels are lost
 
@@ -197,9 +197,9 @@ def _introduction(facts: Mapping[str, Any]) -> str:
 
 
 def planted(folder: Path, part: str = "validation", count: int = 0, seed: int = 0) -> Iterator[Strip]:
-    """Strips of the real images of one part of the split (train, validation, test), each with one strange thing.
+    """Strips of one part of the real images (train, validation, test), with one strange thing in each, or none.
 
-    By default 32 of each image: then each kind of thing is in 4 strips of each.
+    By default 36 of each image: then each kind of thing is in 4 strips of each.
     """
     grounds = real_grounds(folder, part)
     return plant_strips(grounds, count or COUNT * len(grounds), seed)
