@@ -52,6 +52,7 @@ examples:
 examples:
   lunar evaluate simulator --real nac_cdr --out report
   lunar evaluate simulator --real nac_cdr --out report --part test --json
+  lunar evaluate rocks --view orbit --out report --real nac_cdr
   lunar evaluate anomalies --real nac_cdr --out report --models vae-2024 my-model --models-dir my-models""",
     "train": """
 examples:
@@ -187,6 +188,8 @@ def _doctor(given: argparse.Namespace, console: Console) -> int:
 
 
 def _evaluate(given: argparse.Namespace, console: Console) -> int:
+    if given.real is None and given.subject != "rocks":
+        raise ParameterError(f"{given.subject} are judged by real images.", "name their folder with --real.")
     return EVALUATIONS[given.subject](given, console)
 
 
@@ -202,6 +205,32 @@ def _evaluate_anomalies(given: argparse.Namespace, console: Console) -> int:
         small=given.small,
     )
     facts = tool.evaluate_anomalies(Path(given.real), Path(given.out), wishes, lambda text: console.log("info", text))
+    console.result(facts, tool.in_words(facts))
+    return 0
+
+
+def _evaluate_rocks(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import evaluate_rocks as tool
+
+    plan = tool.Plan(
+        models=tool.MODELS if given.models is None else tuple(given.models),
+        model_folders=tuple(Path(p) for p in given.models_dir),
+        seed=given.seed,
+        **(tool.SMALL if given.small else {}),
+    )
+    real = Path(given.real) if given.real else None
+    facts = tool.evaluate_orbit(Path(given.out), plan, real, lambda text: console.log("info", text))
+    console.result(facts, tool.in_words(facts))
+    return 0
+
+
+def _evaluate_psr(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import evaluate_psr as tool
+
+    models = tool.Wishes.models if given.models is None else tuple(given.models)
+    folders = tuple(Path(p) for p in given.models_dir)
+    wishes = tool.Wishes(part=given.part, models=models, model_folders=folders, seed=given.seed, small=given.small)
+    facts = tool.evaluate_psr(Path(given.real), Path(given.out), wishes, lambda text: console.log("info", text))
     console.result(facts, tool.in_words(facts))
     return 0
 
@@ -299,6 +328,8 @@ def _setting(text: str) -> tuple[str, Any]:
 EVALUATIONS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "simulator": _evaluate_simulator,
     "anomalies": _evaluate_anomalies,
+    "rocks": _evaluate_rocks,
+    "psr": _evaluate_psr,
 }
 
 
@@ -533,9 +564,13 @@ def _simulate_parser(commands: Any) -> None:
 
 def _evaluate_parser(commands: Any) -> None:
     tool = _command(commands, "evaluate", "Measure how good something is, as a report with a figure.")
-    subjects = "simulator: how far its images are from real ones; anomalies: who finds strange things that were planted"
+    subjects = (
+        "simulator: how far its images are from real ones; anomalies: who finds strange things that were planted; "
+    )
+    subjects += "rocks: who finds simulated rocks, and how their sizes come out; "
+    subjects += "psr: how well shadow is seen into"
     tool.add_argument("subject", choices=tuple(EVALUATIONS), help=subjects)
-    tool.add_argument("--real", required=True, metavar="DIR", help="folder of real images, crater boxes beside them")
+    tool.add_argument("--real", metavar="DIR", help="folder of real images, crater boxes beside them; rocks: optional")
     tool.add_argument("--out", required=True, metavar="DIR", help="folder for the report")
     tool.add_argument(
         "--part",
@@ -549,12 +584,12 @@ def _evaluate_parser(commands: Any) -> None:
     simulator.add_argument(
         "--steps", type=int, default=400, metavar="N", help="steps of the network that tells them apart (default 400)"
     )
-    things = tool.add_argument_group("anomalies")
+    things = tool.add_argument_group("anomalies and psr")
     things.add_argument(
         "--models",
         nargs="*",
         metavar="ID|FOLDER",
-        help="models beside the trivial scorers (default: vae-2020 vae-2024 anomaly-multiscale, as far as installed)",
+        help="models beside what is trivial or classical (default: those of the tool, as far as installed)",
     )
     _models_dir(things)
     things.add_argument(
@@ -563,7 +598,9 @@ def _evaluate_parser(commands: Any) -> None:
         choices=("planted", "simulated", "both"),
         help="things planted in real images, or simulated together with their ground (default both)",
     )
-    things.add_argument("--small", action="store_true", help="a few small strips, to try it out: measures nothing")
+    things.add_argument("--small", action="store_true", help="a few small images, to try it out: measures nothing")
+    rocks = tool.add_argument_group("rocks, with --models, --models-dir and --small too")
+    rocks.add_argument("--view", default="orbit", choices=("orbit",), help="from where they are seen (default orbit)")
 
 
 def _train_parser(commands: Any) -> None:

@@ -243,7 +243,8 @@ class MiddleFinder:
         inside = (at >= 0).all(axis=0) & (at[0] < labels.shape[0]) & (at[1] < labels.shape[1])
         at = np.where(inside, at, 0)
         own = inside & (labels[at[0], at[1]] == np.arange(1, len(col) + 1)[:, None])
-        covered = own | (dark > 0.5)
+        # Between a rock and its shadow a pixel may be neither.
+        covered = ndimage.binary_closing(np.pad(own | (dark > 0.5), ((0, 0), (4, 4))), np.ones((1, 7)))[:, 4:-4]
         body = own.cumsum(axis=1)
         left = ~covered & (body == body[:, -1:])  # a notch in the rock itself is no end
         end = np.where(left.any(axis=1), left.argmax(axis=1), len(steps) - 1)

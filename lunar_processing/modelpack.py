@@ -223,7 +223,7 @@ def save_pack(folder: Path, card: Card, network: nn.Module, half: bool = False) 
 
     With `half`, kernels and matrices are kept as float16; biases and statistics, which span more, stay float32.
     """
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from safetensors.torch import save_file
 
@@ -232,7 +232,13 @@ def save_pack(folder: Path, card: Card, network: nn.Module, half: bool = False) 
     if half:
         weights = {k: v.half() if v.is_floating_point() and v.dim() > 1 else v for k, v in weights.items()}
     save_file(weights, folder / WEIGHTS)
-    card = replace(card, sha256=sha256_of(folder / WEIGHTS))
+    return write_card(folder, replace(card, sha256=sha256_of(folder / WEIGHTS)))
+
+
+def write_card(folder: Path, card: Card) -> Pack:
+    """Write the card of a model whose weights are there."""
+    from dataclasses import asdict
+
     text = {"format": FORMAT, **asdict(card)}
     (folder / CARD).write_text(json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return Pack(card, folder)

@@ -24,8 +24,9 @@ from lunar_processing.modelpack import Card, Pack, find_pack, save_pack
 from lunar_processing.networks import FAMILIES
 from lunar_processing.tools import job as jobs
 from lunar_processing.tools.backgrounds import background
+from lunar_processing.tools.calibrate_rocks import calibrate
 from lunar_processing.tools.labels import RASTERS, find_labels, mask_of, overlaps
-from lunar_processing.tools.network import limits
+from lunar_processing.tools.network import MIDDLES, limits
 from lunar_processing.training import data
 from lunar_processing.training.augment import POLICIES, augment
 from lunar_processing.training.data import Picture, Sampler, dice, mix
@@ -149,6 +150,9 @@ def train_model(wishes: Wishes, report: jobs.Report | None = None) -> Trained:
         measured={**_known(outcome.measured), **finished},
     )
     save_pack(wishes.out, card, network, recipe.half)
+    if card.output == MIDDLES and start is None:
+        report.log("info", "Finding out how its outputs are to be read.")
+        calibrate(wishes.out)
     return Trained(
         wishes.out,
         training / LOG,

@@ -123,7 +123,7 @@ def overlap(sums: Mapping[str, float]) -> dict[str, float]:
 # ---- the shipped model: what it learns from ----------------------------------------------------------------------
 
 # Every light and every pixel size that it is meant for, and a little more.
-_WIDE = SceneRecipe(
+WIDE = SceneRecipe(
     pixel_size_m=(0.3, 2.0),
     incidence_deg=(8.0, 86.0),
     slope_deg=(0.5, 6.0),
@@ -143,10 +143,10 @@ _WIDE = SceneRecipe(
             "pattern_left": (0.0, 0.1), "table": (0.0, 1.0)},
 )  # fmt: skip
 MOONS: Sequence[SceneRecipe] = (
-    _WIDE,
-    replace(_WIDE, smallest_rock_px=2.0, rock_share=(1e-3, 3e-2)),
-    replace(_WIDE, rock_share=(1e-2, 8e-2), rock_exponent=(2.2, 3.5), crater_density=(0.01, 0.06)),  # rocks that touch
-    replace(_WIDE, rock_share=(1e-9, 1e-8), blocks=0.0, slope_deg=(1.0, 8.0), crater_density=(0.05, 0.3)),  # none
+    WIDE,
+    replace(WIDE, smallest_rock_px=2.0, rock_share=(1e-3, 3e-2)),
+    replace(WIDE, rock_share=(1e-2, 8e-2), rock_exponent=(2.2, 3.5), crater_density=(0.01, 0.06)),  # rocks that touch
+    replace(WIDE, rock_share=(1e-9, 1e-8), blocks=0.0, slope_deg=(1.0, 8.0), crater_density=(0.05, 0.3)),  # none
 )
 POOL = 4  # batches of scenes that are made together …
 AGAIN = 3  # … and seen so often, each time turned, stretched and mixed anew: making them costs more than learning
@@ -303,7 +303,7 @@ def validation(size: int, seed: int = 77_000) -> list[Picture]:
     """Simulated pictures to choose the best network by: other seeds, rougher ground, four heights of the sun."""
     found = []
     for k, band in enumerate(BANDS):
-        recipe = replace(_WIDE, incidence_deg=band.incidence, hurst=(0.7, 0.85), slope_deg=(1.0, 5.0))
+        recipe = replace(WIDE, incidence_deg=band.incidence, hurst=(0.7, 0.85), slope_deg=(1.0, 5.0))
         made = moons(size, 8, seed + k, recipes=(recipe,))
         mask = made["mask"].masked_fill(made["mask"] == SHADOW, 0)
         for number, (image, truth) in enumerate(zip(made["image"], mask)):
@@ -337,6 +337,6 @@ ORBITAL = Recipe(
     validation=validation,
     size=192,
     batch=8,
-    rate=2e-3,
-    steps=3000,
+    rate=3e-3,
+    steps=1900,
 )  # fmt: skip

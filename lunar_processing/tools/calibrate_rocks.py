@@ -1,0 +1,182 @@
+"""What a trained rock model's outputs mean: which are rocks, how large and how high, and in what light it works.
+
+Found on simulated scenes of seeds that neither training nor evaluation uses, by the tool itself, and written into the
+model's card. Diameters are corrected so that their distribution is right, small ones and large ones.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lunar_processing.evaluate.rocks import Stones, match, scores, tally
+from lunar_processing.modelpack import Card, find_pack, write_card
+from lunar_processing.simulate.scenes import SceneRecipe
+from lunar_processing.tools import evaluate_rocks as scenes
+from lunar_processing.tools.evaluate_rocks import Scene
+from lunar_processing.tools.job import Options
+from lunar_processing.tools.rocks import POINTS, Wishes, segment_rocks
+from lunar_processing.training.recipes.rocks import WIDE
+from lunar_processing.vector import read_layer
+
+SEED = 520_000
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
+LEAST_SCORES = np.arange(0.3, 0.86, 0.05)
+EDGES = np.arange(0.0, 0.61, 0.05)
+QUANTILES = np.array([0.02, 0.1, 0.25, 0.45, 0.65, 0.8, 0.9, 0.96, 0.99])
+SMALLEST = 2.2  # px: pairs of smaller true rocks do not tell how large rocks are
+LOWEST_F1 = {"3-5 px": 0.6, "5 px and more": 0.75}  # less is not called working
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Scenes for thresholds and sizes, for each point of the limits, and their side in px."""
+
+    scenes: int = 24
+    each: int = 4
+    size: int = 384
+
+
+GROUND = replace(WIDE, incidence_deg=(25.0, 80.0), signal_dn=(150.0, 2400.0), rock_share=(5e-3, 4e-2))
+LIMITS: Mapping[str, tuple[Sequence[float], Callable[[float], SceneRecipe]]] = {
+    "incidence_deg": ((10, 20, 30, 45, 60, 70, 75, 80, 84), lambda v: replace(GROUND, incidence_deg=(v, v))),
+    "noise": ((40, 80, 160, 400), lambda v: replace(GROUND, signal_dn=(v, v), incidence_deg=(40.0, 70.0))),
+}
+
+
+def calibrate(folder: Path, effort: Effort | None = None) -> Card:
+    """Find out how the model in a folder is to be read, and write it into its card."""
+    effort = effort or Effort()
+    with tempfile.TemporaryDirectory() as place:
+        made = _draw(GROUND, effort.scenes, effort, Path(place), 0)
+        tried = [_read(folder, made, threshold) for threshold in THRESHOLDS]
+        _, reading = max(tried, key=lambda one: one[0])
+        card = _write(folder, reading, {})
+        return _write(folder, card.reading, _limits(folder, effort, Path(place)))
+
+
+def _draw(recipe: SceneRecipe, count: int, effort: Effort, place: Path, number: int) -> list[Scene]:
+    return scenes.draw(recipe, count, effort.size, SEED + number, place)
+
+
+def _write(folder: Path, reading: Mapping[str, Any], works: Mapping[str, Any]) -> Card:
+    card = replace(find_pack(str(folder)).card, reading=reading, works=works)
+    write_card(folder, card)
+    return card
+
+
+# ---- which, how large, how high ----------------------------------------------------------------------------------
+
+
+def _read(folder: Path, made: Sequence[Scene], threshold: float) -> tuple[float, dict[str, Any]]:
+    """How good it gets with a threshold, and the reading that makes it so."""
+    _write(folder, {"threshold": threshold, "edge": 0.0}, {})
+    found = [_points(folder, scene) for scene in made]
+    pairs = np.concatenate([_pairs(scene, some) for scene, some in zip(made, found)])
+    diameters = _diameters(pairs)
+    quality, least = max((_quality(made, found, diameters, least), float(least)) for least in LEAST_SCORES)
+    edge, height = _shadow_edge(pairs, diameters)
+    return quality, {
+        "threshold": threshold,
+        "least_score": round(least, 2),
+        "diameter_px": [[round(float(v), 3) for v in knot] for knot in diameters],
+        "edge": round(edge, 3),
+        "height": round(height, 3),
+    }
+
+
+def _points(folder: Path, scene: Scene) -> dict[str, np.ndarray]:
+    """Columns of the rocks that the tool finds: sample, line, diam_eq_px, shadow_len_m, score."""
+    out = scene.path.with_suffix(".gpkg")
+    options = Options(scene.path, model=str(folder), overwrite=True, pixel_size=scene.pixel_size,
+                      sun_azimuth=scene.azimuth)  # fmt: skip
+    segment_rocks(options, Wishes(str(out), incidence=scene.incidence))
+    fields = read_layer(f"{out}|layername={POINTS}").fields
+    wanted = ("sample", "line", "diam_eq_px", "shadow_len_m", "score")
+    return {name: np.asarray(fields[name], float) for name in wanted}
+
+
+def _stones(found: Mapping[str, np.ndarray], scene: Scene, diameter: np.ndarray, least: float = 0.0) -> Stones:
+    keep = found["score"] >= least
+    col, row = found["sample"][keep], found["line"][keep]
+    nothing = np.full(int(keep.sum()), np.nan)
+    height, width = scene.pixels.shape
+    return Stones(col, row, diameter[keep], nothing, keep[keep]).inside(width, height, scenes.EDGE)
+
+
+def _pairs(scene: Scene, found: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(n, 5) of matched rocks: diameter true and found, height true, shadow found, all px; tangent of incidence."""
+    partner = match(scene.true, _stones(found, scene, found["diam_eq_px"]))
+    both = np.flatnonzero((partner >= 0) & scene.true.fair & (scene.true.diameter >= SMALLEST))
+    same = partner[both]
+    shadow = found["shadow_len_m"][same] / scene.pixel_size
+    tangent = np.full(len(both), np.tan(np.radians(scene.incidence)))
+    return np.stack([scene.true.diameter[both], found["diam_eq_px"][same], scene.true.height[both], shadow, tangent], 1)
+
+
+def _diameters(pairs: np.ndarray) -> np.ndarray:
+    """Knots (found, true): the quantiles of the one become those of the other."""
+    if len(pairs) < 50:
+        return np.array([[1.0, 1.0], [2.0, 2.0]])
+    knots = np.stack([np.quantile(pairs[:, 1], QUANTILES), np.quantile(pairs[:, 0], QUANTILES)], axis=1)
+    rising: np.ndarray = knots[np.concatenate([[True], np.diff(knots[:, 0]) > 1e-3])]
+    return rising
+
+
+def _corrected(diameter: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    corrected: np.ndarray = diameter * np.interp(diameter, knots[:, 0], knots[:, 1] / knots[:, 0])
+    return corrected
+
+
+def _quality(
+    made: Sequence[Scene], found: Sequence[Mapping[str, np.ndarray]], knots: np.ndarray, least: float
+) -> float:
+    """F1 of small rocks and of larger ones, together."""
+    images = [(s.true, _stones(f, s, _corrected(f["diam_eq_px"], knots), least)) for s, f in zip(made, found)]
+    pooled = tally(images)
+    return sum(np.nan_to_num(scores(pooled, *limits)["f1"]) for limits in scenes.CLASSES.values())
+
+
+def _shadow_edge(pairs: np.ndarray, knots: np.ndarray) -> tuple[float, float]:
+    """How far behind the middle the edge lies that throws the tip, in diameters, and what heights are multiplied by."""
+    some = pairs[np.isfinite(pairs[:, 3]) & (pairs[:, 0] >= 3) & (pairs[:, 4] > 0.5)]
+    if len(some) < 20:
+        return 0.3, 1.0
+    diameter = _corrected(some[:, 1], knots)
+
+    def misses(edge: float) -> tuple[float, float, float]:
+        guess = np.maximum(some[:, 3] - edge * diameter, 1e-3) / some[:, 4]
+        scale = float(np.median(some[:, 2] / guess))
+        return float(np.median(np.abs(scale * guess / some[:, 2] - 1))), float(edge), scale
+
+    _, edge, scale = min(misses(edge) for edge in EDGES)
+    return edge, scale
+
+
+# ---- where it works ----------------------------------------------------------------------------------------------
+
+
+def _limits(folder: Path, effort: Effort, place: Path) -> dict[str, list[float]]:
+    """Name → the range in which enough is found, of incidence in degrees and of noise as a share of the ground."""
+    works: dict[str, list[float]] = {}
+    for number, (name, (values, recipe)) in enumerate(LIMITS.items(), 1):
+        good = []
+        for value in values:
+            made = _draw(recipe(value), effort.each, effort, place, number)
+            pooled = tally([(s.true, _all(folder, s)) for s in made])
+            f1 = {c: scores(pooled, *limits)["f1"] for c, limits in scenes.CLASSES.items()}
+            if all(not f1[c] < least for c, least in LOWEST_F1.items()):
+                good.append(value if name != "noise" else float(np.median([s.noise for s in made])))
+        if good:
+            works[name] = [0.0 if name == "noise" else float(min(good)), float(f"{max(good):.3g}")]
+    return works
+
+
+def _all(folder: Path, scene: Scene) -> Stones:
+    found = _points(folder, scene)
+    return _stones(found, scene, found["diam_eq_px"])

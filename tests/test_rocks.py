@@ -1,0 +1,160 @@
+"""`lunar rocks` with a network that knows middles and shadows: sizes, heights, touching rocks, and what it warns of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import formats
+import numpy as np
+import pytest
+import rasterio
+from running import lunar, read_layer
+
+from lunar_processing.modelpack import Card, Normalisation, read_pack, save_pack, write_card
+
+# Discs on ground of 0.5: column, row, radius in px; the first two touch. Shadows of 0 point to the right.
+DISCS = ((60.0, 50.0, 9.0), (60.0, 64.0, 6.0), (130.0, 90.0, 6.0), (40.0, 120.0, 3.0))
+SHADOW = 20.0  # px from the middle to the tip
+PIXEL = 2.0  # m
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every pixel above 0.65 is rock, the brighter the nearer to its middle, and below 0.25 shadow."""
+    import torch
+
+    from lunar_processing.networks import FAMILIES
+
+    network = FAMILIES["convnet"](channels=1, depth=1, outputs=4)
+    with torch.no_grad():
+        network[0].weight.zero_()
+        network[0].bias.copy_(torch.tensor([0.0, -65.0, 25.0, -18.0]))
+        network[0].weight[:, 0, 1, 1] = torch.tensor([0.0, 100.0, -100.0, 20.0])
+    card = Card(
+        "round",
+        "rocks",
+        "convnet",
+        settings={"channels": 1, "depth": 1, "outputs": 4},
+        normalisation=Normalisation("range", 0.0, 1.0),
+        classes=("ground", "rock", "shadow"),
+        output="middles",
+        reading={"threshold": 0.5, "least_score": 0.6, "edge": 0.0, "height": 1.0},
+        works={"incidence_deg": [20, 75]},
+        tile=96,
+        halo=8,
+    )
+    folder = tmp_path_factory.mktemp("models") / "round"
+    save_pack(folder, card, network)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows, cols = np.mgrid[:150, :180] + 0.5
+    pixels = np.full((150, 180), 0.5, np.float32)
+    for col, row, radius in DISCS:
+        shaded = (np.abs(rows - row) < 0.6 * radius) & (cols > col) & (cols < col + SHADOW)
+        pixels[shaded] = 0.0
+    for col, row, radius in DISCS:
+        away = np.hypot(cols - col, rows - row) / radius
+        pixels = np.where(away < 1, np.maximum(pixels, 1.0 - 0.25 * away), pixels)
+    return formats.geotiff(tmp_path_factory.mktemp("image") / "image.tif", pixels.astype(np.float32))
+
+
+SUN = ("--sun-azimuth", 270, "--incidence", 60, "--pixel-size", PIXEL)
+
+
+def rocks_of(image: Path, model: Path, out: Path, *options: object):
+    ran = lunar("rocks", image, out, "--model", model, *options, "--json")
+    assert ran.code == 0, ran.err
+    return read_layer(out, "rocks" if out.suffix == ".gpkg" else None), ran
+
+
+def test_each_disc_is_a_rock_with_its_size_and_height(image: Path, model: Path, tmp_path: Path) -> None:
+    rocks, _ = rocks_of(image, model, tmp_path / "r.gpkg", *SUN, "--outlines-layer")
+    order = [int(np.hypot(rocks["sample"] - c, rocks["line"] - r).argmin()) for c, r, _ in DISCS]
+    assert sorted(order) == [0, 1, 2, 3]
+    size = float(rocks["diam_eq_m"][0] / rocks["diam_eq_px"][0])  # the map's metres per pixel
+    radii = np.array([radius for _, _, radius in DISCS])
+    np.testing.assert_allclose(rocks["diam_eq_px"][order], 2 * radii, rtol=0.12)
+    np.testing.assert_allclose(rocks["major_m"] * rocks["minor_m"], rocks["diam_eq_m"] ** 2, rtol=1e-6)
+    np.testing.assert_allclose(rocks["shadow_len_m"][order] / size, SHADOW, atol=1.5)
+    np.testing.assert_allclose(rocks["height_m"], rocks["shadow_len_m"] / np.tan(np.radians(60)), rtol=1e-6)
+    assert len(read_layer(tmp_path / "r.gpkg", "rock_outlines")) == 4
+
+
+def test_the_classes_of_the_mask(image: Path, model: Path, tmp_path: Path) -> None:
+    rocks_of(image, model, tmp_path / "r.gpkg", *SUN, "--mask", tmp_path / "m.tif")
+    with rasterio.open(tmp_path / "m.tif") as mask, rasterio.open(image) as seen:
+        classes, pixels = mask.read(1), seen.read(1)
+        assert "2 shadow" in mask.tags(1).get("DESCRIPTION", "") + str(mask.tags(1)) + str(mask.descriptions)
+    assert (classes == np.where(pixels > 0.65, 1, np.where(pixels < 0.25, 2, 0))).all()
+
+
+def test_the_same_rocks_whatever_the_tile_size(image: Path, model: Path, tmp_path: Path) -> None:
+    whole, _ = rocks_of(image, model, tmp_path / "a.gpkg", *SUN)
+    other = tmp_path / "round"
+    pack = read_pack(model)
+    save_pack(other, pack.card, pack.network())
+    write_card(other, Card(**{**vars(read_pack(other).card), "tile": 48}))
+    tiled, _ = rocks_of(image, other, tmp_path / "b.gpkg", *SUN)
+    for name in ("sample", "line", "diam_eq_m", "height_m", "score"):
+        np.testing.assert_allclose(tiled[name], whole[name], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("known", "filled"),
+    [((), ()), (("--sun-azimuth", 270), ("shadow_len_m",)), (("--incidence", 60), ())],
+    ids=["nothing", "direction", "incidence"],
+)
+def test_heights_are_empty_where_the_sun_is_not_known(
+    known: tuple, filled: tuple, image: Path, model: Path, tmp_path: Path
+) -> None:
+    rocks, _ = rocks_of(image, model, tmp_path / "r.gpkg", "--pixel-size", PIXEL, *known)
+    assert np.isfinite(rocks["diam_eq_m"]).all()
+    for name in ("shadow_len_m", "height_m"):
+        assert np.isfinite(rocks[name]).all() == (name in filled)
+        assert np.isnan(rocks[name]).all() == (name not in filled)
+
+
+def test_a_sun_that_the_card_does_not_know_is_warned_of(image: Path, model: Path, tmp_path: Path) -> None:
+    _, ran = rocks_of(image, model, tmp_path / "r.gpkg", *SUN[:2], "--incidence", 85)
+    assert any("85°" in warning and "20 to 75" in warning for warning in ran.result["warnings"])
+    _, ran = rocks_of(image, model, tmp_path / "s.gpkg", *SUN)
+    assert not any("incidence" in warning for warning in ran.result["warnings"])
+
+
+def test_diameters_are_corrected_as_the_card_says(image: Path, model: Path, tmp_path: Path) -> None:
+    plain, _ = rocks_of(image, model, tmp_path / "a.gpkg", *SUN)
+    other = tmp_path / "round"
+    pack = read_pack(model)
+    save_pack(other, pack.card, pack.network())
+    card = vars(read_pack(other).card)
+    write_card(other, Card(**{**card, "reading": {**card["reading"], "diameter_px": [[5, 6], [20, 20]]}}))
+    corrected, _ = rocks_of(image, other, tmp_path / "b.gpkg", *SUN)
+    ratio = corrected["diam_eq_px"] / plain["diam_eq_px"]
+    np.testing.assert_allclose(ratio, np.interp(plain["diam_eq_px"], [5, 20], [1.2, 1.0]), rtol=1e-6)
+
+
+def test_a_score_below_the_card_s_least_is_no_rock(image: Path, model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "round"
+    pack = read_pack(model)
+    save_pack(other, pack.card, pack.network())
+    card = vars(read_pack(other).card)
+    write_card(other, Card(**{**card, "reading": {**card["reading"], "least_score": 1.1}}))
+    rocks, ran = rocks_of(image, other, tmp_path / "r.gpkg", *SUN)
+    assert len(rocks) == 0
+    assert "height_m" in rocks.fields
+    assert ran.result["counts"]["rocks"] == 0
+
+
+def test_a_card_whose_classes_are_not_those_of_middles_is_refused(image: Path, model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "round"
+    pack = read_pack(model)
+    save_pack(other, pack.card, pack.network())
+    text = json.loads((other / "model.json").read_text())
+    (other / "model.json").write_text(json.dumps({**text, "classes": ["ground", "rock"]}))
+    ran = lunar("rocks", image, tmp_path / "r.gpkg", "--model", other)
+    assert ran.code == 1
+    assert "classes" in ran.err
