@@ -262,7 +262,7 @@ def test_false_alarms_say_what_fooled_a_scorer():
     alarms = ranking.false_alarms(made, top=6)
     assert alarms["rubble lover"]["rubble"] == 1
     assert alarms["all background"]["rubble"] < 0.5
-    assert alarms["rubble lover"]["decoy"] == 0
+    assert "decoy" not in alarms["rubble lover"]  # there are none in these strips
 
 
 def test_the_same_ground_again_is_not_counted_as_distinct():

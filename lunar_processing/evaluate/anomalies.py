@@ -10,7 +10,7 @@ import numpy as np
 
 from lunar_processing.evaluate import metrics, report
 from lunar_processing.evaluate.planted import KINDS, Strip
-from lunar_processing.evaluate.ranking import STRIDE, TOP, Measured, Sample, chips
+from lunar_processing.evaluate.ranking import STRIDE, TOP, Measured, Sample, chips, over_kinds
 
 IN_DETAIL = 3  # scorers of which everything is shown
 NEIGHBOURS = 2048  # of the highest patches are laid out in a plane
@@ -51,8 +51,12 @@ def chapter(
     ]
     parts.append(report.figure(gallery(strips), "The first things of each kind, and decoys, 96 px around them."))
     for lane in LANES:
-        rows = [[scorer, *(numbers[kind][lane] for kind in kinds)] for scorer, numbers in measured.items()]
-        parts += [report.text(MEANINGS[lane] + "."), report.table(["", *kinds], rows, best=lane != "ks_p")]
+        rows = [
+            [scorer, *(numbers[kind][lane] for kind in kinds), over_kinds(numbers, lane)]
+            for scorer, numbers in measured.items()
+        ]
+        head = ["", *kinds, "mean of kinds"]
+        parts += [report.text(MEANINGS[lane] + "."), report.table(head, rows, best=lane != "ks_p")]
     alarms = facts["false_alarms"]
     parts += [
         report.text(f"What the {TOP} highest background patches hold, and how much of all background does."),

@@ -233,6 +233,11 @@ def measure(made: Sample) -> Measured:
     }
 
 
+def over_kinds(numbers: Mapping[str, Mapping[str, float]], lane: str) -> float:
+    """The mean of one number over the kinds of things."""
+    return float(np.mean([found[lane] for kind, found in numbers.items() if kind != "all"]))
+
+
 def _measure(part: Sample, score: np.ndarray) -> dict[str, float]:
     positive, weight = part.thing >= 0, part.weight
     precision, chance = metrics.average_precision(score, positive, weight), metrics.base_rate(positive, weight)
@@ -261,8 +266,8 @@ def false_alarms(made: Sample, top: int = TOP) -> dict[str, dict[str, float]]:
     `all background` is the share that chance would find.
     """
     background = made.thing < 0
-    kinds = {"decoy": made.decoy, **made.terrain}
-    plain = ~np.any(list(kinds.values()), axis=0)
+    kinds = {name: has for name, has in {"decoy": made.decoy, **made.terrain}.items() if has.any()}
+    plain = ~np.any(list(kinds.values()), axis=0) if kinds else np.ones(len(made), bool)
     kinds["none of these"] = plain
     places = np.flatnonzero(background)
     found = {"all background": {name: float(has[places].mean()) for name, has in kinds.items()}}

@@ -30,6 +30,7 @@ from lunar_processing.evaluate.ranking import (
     distinct,
     false_alarms,
     measure,
+    over_kinds,
     patch_scores,
     sample,
 )
@@ -122,11 +123,10 @@ def in_words(facts: Mapping[str, Any]) -> str:
             "",
             f"  {name}: average precision (random: {part['scorers']['random']['all']['base_rate']:.2g} in all)",
         ]
-        lines += [f"  {'':30s}" + "".join(f"{kind[:10]:>11s}" for kind in kinds)]
-        lines += [
-            f"  {scorer:30s}" + "".join(f"{report.short(numbers[kind]['ap']):>11s}" for kind in kinds)
-            for scorer, numbers in part["scorers"].items()
-        ]
+        lines += [f"  {'':30s}" + "".join(f"{kind[:10]:>11s}" for kind in (*kinds, "mean"))]
+        for scorer, numbers in part["scorers"].items():
+            found = [*(numbers[kind]["ap"] for kind in kinds), over_kinds(numbers, "ap")]
+            lines += [f"  {scorer:30s}" + "".join(f"{report.short(value):>11s}" for value in found)]
     lines += [f"  not installed: {', '.join(facts['missing'])}"] if facts["missing"] else []
     return "\n".join([f"  {facts['report']}", *lines])
 
