@@ -98,7 +98,7 @@ def relief(x: Tensor, valid: Tensor | None = None) -> Tensor:
     if any(fill):
         valid = torch.ones_like(x, dtype=torch.bool) if valid is None else valid
         x, valid = functional.pad(x, fill), functional.pad(valid, fill)
-    blocks = functional.pixel_unshuffle(x, BLOCK)
+    blocks = functional.pixel_unshuffle(x, BLOCK).contiguous(memory_format=torch.channels_last)  # faster from here on
     if valid is None:
         seen, count = None, torch.ones(())
     else:
