@@ -631,7 +631,7 @@ def _train_parser(commands: Any) -> None:
     tool.add_argument("--resume", action="store_true", help="go on with the training in --out")
     tool.add_argument("--size", type=int, metavar="PX", help="side of the windows that are learnt from")
     tool.add_argument("--batch", type=int, metavar="N", help="windows a step")
-    tool.add_argument("--rate", type=float, metavar="R", help="learning rate")
+    tool.add_argument("--rate", type=float, metavar="R", help="learning rate (default: the recipe's)")
     tool.add_argument(
         "--set",
         dest="settings",

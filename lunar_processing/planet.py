@@ -138,9 +138,10 @@ def grid_around(crs: str, lon: float, lat: float, pixel_size: float, width: int,
     `pixel_size` is in metres on the ground. Longitude and latitude as in `lonlat`, on a sphere.
     """
     wkt = _parse(crs).to_wkt()
-    body = resolve_body(wkt, None)
-    if body is None:
-        raise PlanetError(f"{_parse(crs).name} lies on no body.", "name one of the Moon, as IAU_2015:30135.")
+    body = body_of(wkt)
+    if body is None or body.name == "Earth":
+        where = "no body" if body is None else "the Earth"
+        raise PlanetError(f"{_parse(crs).name} lies on {where}.", "name one of the Moon, as IAU_2015:30135.")
     if not (-360 <= lon <= 360 and -90 <= lat <= 90):
         raise PlanetError(f"There is no place at longitude {lon:g}, latitude {lat:g}.", "give degrees, latitude ±90.")
     x, y = _to_geographic(wkt, body).transform(lon, lat, direction="INVERSE")

@@ -233,7 +233,7 @@ def test_nothing_is_left_of_a_cancelled_run(tmp_path):
         ({"pixel_size": 0.0}, ParameterError, "pixel_size_m"),
         ({"objects": ("teapot",)}, ParameterError, "teapot"),
         ({"dtype": "complex"}, ParameterError, "complex"),
-        ({"crs": "EPSG:32633"}, PlanetError, ""),
+        ({"crs": "EPSG:32633"}, PlanetError, "on the Earth"),
         ({"crs": "nonsense"}, PlanetError, "nonsense"),
         ({"centre": (0.0, -120.0)}, PlanetError, "-120"),
     ],

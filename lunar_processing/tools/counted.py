@@ -496,6 +496,11 @@ def completeness(study: Study, rocks: Rocks, counted: Counted, ground: Ground) -
     if left_out > limit.value:
         study.warn(f"Rocks below {left_out:g} {unit} were left out of the layer: counts are complete from there on.")
         limit = Limit(left_out, "what the layer holds", peak)
+    if (study.wishes.max_diameter or math.inf) <= limit.value:
+        raise ParameterError(
+            f"The largest diameter is not above {limit.value:.3g} {unit}, where counts become complete.",
+            "give a larger --max-diameter.",
+        )
     if peak and peak > 1.2 * limit.value:
         study.warn(
             f"The counts peak at {peak:.3g} {unit}, above the limit of {limit.value:.3g} {unit} from which they are "

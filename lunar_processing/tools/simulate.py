@@ -57,6 +57,8 @@ class Wishes:
             raise ParameterError(f"A scene of {self.size} px is not possible.", f"give 16 to {LARGEST}.")
         if not 1 <= self.count <= 10_000:
             raise ParameterError(f"{self.count} scenes are not possible.", "give 1 to 10000.")
+        if self.seed < 0:
+            raise ParameterError(f"A seed of {self.seed} is not possible.", "give a whole number, 0 or more.")
         if self.dtype not in IMAGES:
             raise ParameterError(f"An image of {self.dtype} is not possible.", f"choose one of {', '.join(IMAGES)}.")
 

@@ -20,7 +20,7 @@ import shapely
 
 from lunar_processing import provenance, sizes
 from lunar_processing.draft import Draft, check_destination
-from lunar_processing.errors import Cancelled, OutputError, ParameterError
+from lunar_processing.errors import Cancelled, OutputError
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
 from lunar_processing.tools import crater_files
 from lunar_processing.tools.abundance import abundance, cells
@@ -69,11 +69,11 @@ def size_frequency(wishes: Wishes, report: Report | None = None) -> Done:
     report.progress("read", 0, 1)
     study = Study(wishes, report)
     rocks, ground = read_rocks(study)
-    files = _files(wishes, rocks)
-    _check(files, wishes.overwrite)
     area = read_area(study, rocks, ground)
     counted = count(study, rocks, area)
     case = _Case(study, rocks, ground, area, counted, completeness(study, rocks, counted, ground))
+    files = _files(wishes, rocks)
+    _check(files, wishes.overwrite)
     report.progress("read", 1, 1)
     facts = _facts(case)
     report.progress("fit", 2, 2)
@@ -118,11 +118,6 @@ def _facts(case: _Case) -> dict[str, Any]:
 
 def _fits(study: Study, d: np.ndarray, d_min: float) -> dict[str, Any]:
     wishes, d_max = study.wishes, study.wishes.max_diameter or math.inf
-    if d_max <= d_min:
-        raise ParameterError(
-            f"The largest diameter {d_max:g} is not above {d_min:.3g}, where counts become complete.",
-            "give a larger --max-diameter.",
-        )
     study.report.progress("fit", 0, 2)
     power = sizes.fit_power_law(d, d_min, d_max, wishes.confidence)
     if power is None:
