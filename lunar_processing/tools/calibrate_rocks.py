@@ -25,7 +25,7 @@ from lunar_processing.training.recipes.rocks import WIDE
 from lunar_processing.vector import read_layer
 
 SEED = 520_000
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
+THRESHOLDS = (0.25, 0.35, 0.5)
 LEAST_SCORES = np.arange(0.3, 0.86, 0.05)
 EDGES = np.arange(0.0, 0.61, 0.05)
 QUANTILES = np.array([0.02, 0.1, 0.25, 0.45, 0.65, 0.8, 0.9, 0.96, 0.99])
@@ -37,8 +37,8 @@ LOWEST_F1 = {"3-5 px": 0.6, "5 px and more": 0.75}  # less is not called working
 class Effort:
     """Scenes for thresholds and sizes, for each point of the limits, and their side in px."""
 
-    scenes: int = 24
-    each: int = 4
+    scenes: int = 20
+    each: int = 3
     size: int = 384
 
 

@@ -80,7 +80,7 @@ class Plan:
     model_folders: tuple[Path, ...] = ()
     size: int = 512
     scenes: int = 32
-    each: int = 4
+    each: int = 3
     seed: int = 0
     curves: bool = True
 
@@ -247,7 +247,9 @@ def _curves(plan: Plan, finders: Mapping[str, Finder], folder: Path, say: Callab
         for k, value in enumerate(values):
             # At every value of a curve the same ground and the same rocks, as far as the value lets them.
             made = draw(recipe(value), plan.each, plan.size, SEED + plan.seed + 1000, folder)
-            tallies = {name: tally([(s.true, find(s)) for s in made]) for name, find in finders.items()}
+            tallies = {
+                name: tally([(s.true, find(s)) for s in made]) for name, find in finders.items() if name not in BLOBS
+            }
             found[curve][f"{value:g}"] = {
                 "noise": float(np.median([s.noise for s in made])),
                 **{name: {c: scores(t, *limits) for c, limits in CLASSES.items()} for name, t in tallies.items()},
@@ -347,7 +349,7 @@ def _figures(facts: dict[str, Any], pictures: Sequence[Any], first: str) -> list
     if facts["curves"]:
         drawn, places = plt.subplots(1, len(facts["curves"]), figsize=(5 * len(facts["curves"]), 3.8), squeeze=False)
         for place, (curve, points) in zip(places.flat, facts["curves"].items()):
-            for number, model in enumerate(facts["models"]):
+            for number, model in enumerate(name for name in facts["models"] if name not in BLOBS):
                 for style, title in zip(("--", "-"), CLASSES):
                     y = [points[v][model][title]["f1"] for v in points]
                     place.plot([float(v) for v in points], y, style, color=f"C{number}", label=f"{model}, {title}")

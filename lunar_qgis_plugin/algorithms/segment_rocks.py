@@ -18,6 +18,9 @@ class SegmentRocks(LunarTool):
         "Finds rocks and measures them: a point for each rock with its diameter, axes, orientation, area, place and "
         "score, and on request outlines, a mask, and the area that was searched, which a size-frequency "
         "distribution must be divided by.\n\n"
+        "The model rocks-orbital is used where it is installed, else pairs of bright faces and shadows (shadow-pairs), "
+        "which needs the sun's direction; the log says which. With the sun's azimuth and incidence, from the label or "
+        "given here, each rock's height is measured from its shadow.\n\n"
         "Lengths are true on the ground at each rock, whatever the map projection does to them. Counts are complete "
         "only above about four pixels in diameter. No rocks found is a valid, empty layer; a failure is an error."
     )
@@ -65,6 +68,9 @@ class SegmentRocks(LunarTool):
             "major_m, minor_m": "long and short axis in metres",
             "orient_deg": "direction of the long axis, degrees clockwise from north (0 to 180)",
             "area_m2": "area in square metres",
+            "shadow_len_m": "length of its shadow from the rock's middle, in metres; empty where the sun's azimuth is "
+            "not known, no shadow is seen, or the method does not measure it",
+            "height_m": "height in metres from the shadow; empty also where the sun's incidence is not known",
             "diam_eq_px": "diameter in pixels of the image; fields in metres are empty without a scale",
             "score": "how sure the model is, 0 to 1",
             "edge": "1 where the rock touches the image's edge or nodata, so that its size is a lower limit",
@@ -80,21 +86,32 @@ class SegmentRocks(LunarTool):
             "valid_px": "searched area in pixels",
             "product_id": "name of the image as its label gives it",
         },
-        "Values of the rock mask": {"0": "ground", "1": "rock", "255": "no data"},
+        "Values of the rock mask": {
+            "0": "ground",
+            "1": "rock",
+            "2": "shadow, of models that know it",
+            "255": "no data",
+        },
     }
     SUN_MATTERS = True
     COUNTS = {"ROCK_COUNT": ("Number of rocks", "rocks")}
 
     def own_parameters(self):
-        """The smallest rock worth a point."""
+        """The smallest rock worth a point, and what heights need."""
         return [
             (
                 number("MIN_DIAMETER", "Smallest diameter in metres", least=0.0),
                 "Smaller rocks are left out. Left empty, all that were found are kept. In pixels where no pixel size "
                 "is known.",
-            )
+            ),
+            (
+                number("INCIDENCE", "Incidence of the sun in degrees", least=0.0, most=89.9),
+                "From the vertical: 90 less the sun's height. For the heights of rocks from their shadows, where the "
+                "label does not say it.",
+            ),
         ]
 
     def own_arguments(self, parameters, context) -> list[str]:
         """Command line of `own_parameters`."""
-        return self.numeric(parameters, "MIN_DIAMETER", "--min-diameter", context)
+        smallest = self.numeric(parameters, "MIN_DIAMETER", "--min-diameter", context)
+        return smallest + self.numeric(parameters, "INCIDENCE", "--incidence", context)

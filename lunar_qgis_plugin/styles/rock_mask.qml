@@ -23,6 +23,7 @@
       <colorPalette>
         <paletteEntry label="ground" value="0" color="#000000" alpha="0"/>
         <paletteEntry label="rock" value="1" color="#ff4040" alpha="140"/>
+        <paletteEntry label="shadow" value="2" color="#3060ff" alpha="70"/>
       </colorPalette>
     </rasterrenderer>
     <brightnesscontrast brightness="0" contrast="0" gamma="1"/>
