@@ -36,6 +36,7 @@ def main() -> None:
     MANUAL.write_text(text, encoding="utf-8")
     if len(sys.argv) > 1:
         realism_figure(Path(sys.argv[1]))
+        planted_figure(Path(sys.argv[1]))
 
 
 def tables() -> dict[str, str]:
@@ -208,6 +209,15 @@ def realism_figure(folder: Path) -> None:
     wishes = tool.Wishes()
     _, judged = tool.parts(tool.read_folder(folder), wishes.part)
     realism.picture(judged, tool.simulate(judged, wishes, 1), DOCS / "images" / "simulator_realism.png")
+
+
+def planted_figure(folder: Path) -> None:
+    """Things planted in the real images of the validation part, and decoys."""
+    from lunar_processing.evaluate.anomalies import gallery
+    from lunar_processing.tools.evaluate_anomalies import planted
+
+    strips = list(planted(folder, "validation", 27))
+    gallery(strips).savefig(DOCS / "images" / "anomalies_planted.jpg", dpi=80, pil_kwargs={"quality": 88})
 
 
 if __name__ == "__main__":
