@@ -24,7 +24,7 @@ examples:
   lunar enhance strip.tif view.tif --model clahe --overwrite""",
     "anomalies": """
 examples:
-  lunar anomalies strip.tif strange.gpkg --top 100 --scores scores.tif
+  lunar anomalies strip.tif strange.gpkg --top 100 --scores scores.tif --chips chips/
   lunar anomalies M104318871L.IMG strange.shp --pixel-size 0.5 --model mahalanobis""",
     "rocks": """
 examples:
@@ -115,6 +115,7 @@ def _anomalies(given: argparse.Namespace, console: Console) -> int:
         points=given.output,
         scores=given.scores,
         heat=given.heat,
+        chips=given.chips,
         top=given.top,
         percentile=given.percentile,
         min_distance=given.min_distance,
@@ -448,6 +449,7 @@ def _anomalies_parser(commands: Any) -> None:
     tool.add_argument("output", metavar="OUT.gpkg", help="points, as .gpkg, .shp or .fgb, or FILE.gpkg|layername=NAME")
     tool.add_argument("--scores", metavar="OUT.tif", help="also write the score of every window, as a raster")
     tool.add_argument("--heat", metavar="OUT.tif", help="also write where in the windows the strangeness is, per pixel")
+    tool.add_argument("--chips", metavar="DIR", help="also write a small picture of each point, named by its rank")
     tool.add_argument("--top", type=int, default=50, metavar="N", help="at most N points (default 50)")
     tool.add_argument(
         "--percentile", type=float, default=0.0, metavar="P", help="only windows above P %% of this image's (default 0)"

@@ -60,7 +60,7 @@ COMMON = "--model --models-dir --band --device --overwrite --pixel-size --body -
 RUN = f"{COMMON} --progress --watch-stdin"
 OPTIONS = {
     "enhance": RUN,
-    "anomalies": f"{RUN} --scores --heat --top --percentile --min-distance",
+    "anomalies": f"{RUN} --scores --heat --chips --top --percentile --min-distance",
     "rocks": f"{RUN} --mask --outlines --outlines-layer --area --area-layer --min-diameter --incidence",
     "info": COMMON,
     "rocksizefrequency": "--json --out --area --diameter-field --unit --min-diameter --max-diameter --edge --body "
