@@ -9,7 +9,9 @@ from pathlib import Path
 
 from . import engine
 
-# The training-free methods of the engine: task → id → what it does. The first of each task is the default.
+# The best network of each task: the default where it is installed. The engine's DEFAULT says the same.
+BEST = {"enhance": "psr-physics", "anomalies": "anomaly-multiscale", "rocks": "rocks-orbital"}
+# The training-free methods of the engine: task → id → what it does. The first of each task is the default otherwise.
 CLASSICAL = {
     "enhance": {
         "destripe-nlm": "removes detector stripes, then noise by non-local means; keeps craters of a few pixels",
@@ -28,14 +30,15 @@ CLASSICAL = {
 
 
 def choices(task: str) -> dict[str, str]:
-    """Model id → description for a task: the classical methods, then the networks found in model folders."""
+    """Model id → description for a task, the default first: classical methods and networks found in model folders."""
     found = dict(CLASSICAL[task])
     folders = (*engine.model_folders(), *_environment_folders(), str(engine.home() / "models"), str(own_folder()))
     for folder in folders:
         for card in _cards(Path(folder)):
             if card.get("task") == task:
                 found.setdefault(str(card["id"]), str(card.get("title") or card.get("description") or ""))
-    return found
+    best = BEST[task]
+    return {best: found[best], **found} if best in found else found
 
 
 def own_folder() -> Path:

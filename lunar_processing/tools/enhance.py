@@ -282,8 +282,8 @@ def _input_unit(job: Job) -> str:
 def _bands(input_unit: str, size_unit: str) -> list[Band]:
     return [
         Band("enhanced", "enhanced signal; unit in the tag LUNAR_UNIT"),
-        Band("sigma", "noise of the input at this pixel, one standard deviation, estimated", input_unit),
-        Band("flags", "bits: 1 no data, 2 saturated, 4 sunlit, 8 below the noise floor, 16 outside the model's range"),
+        Band("sigma", "one standard deviation: error of `enhanced` where a network tells it, else noise", input_unit),
+        Band("flags", "bits: 1 no data, 2 saturated, 4 sunlit, 8 below the noise floor, 16 unknown to the model"),
         Band(
             f"resolvable_{size_unit}",
             "smallest crater that stands out of the noise here, estimated; no value where none does",

@@ -187,7 +187,8 @@ class LunarTool(LunarAlgorithm):
             ),
             (
                 choice("MODEL", "Model", list(known)),
-                f"How the result is computed. {told}. A script may also give the folder of a model here.",
+                f"How the result is computed. {told}. The first is the default; where it does not know images like "
+                "this one, another is used and the log says which. A script may also give the folder of a model here.",
             ),
         ]
 
@@ -236,7 +237,9 @@ class LunarTool(LunarAlgorithm):
     def _arguments(self, parameters: dict, context: QgsProcessingContext) -> list[str]:
         arguments = ["--overwrite"]  # QGIS has asked already
         model = self.parameterAsFile(parameters, "MODEL_FOLDER", context) or parameters.get("MODEL")
-        arguments += ["--model", str(model or self.parameterAsEnumString(parameters, "MODEL", context))]
+        model = str(model or self.parameterAsEnumString(parameters, "MODEL", context))
+        if model != next(iter(models.choices(self.COMMAND))):  # the default is chosen by the engine, to suit the image
+            arguments += ["--model", model]
         for folder in engine.model_folders():
             arguments += ["--models-dir", folder]
         arguments += ["--device", self.parameterAsEnumString(parameters, "DEVICE", context)]

@@ -15,11 +15,15 @@ class EnhancePsr(LunarTool):
     ICON = "enhance"
     TAGS = ("psr", "shadow", "denoise", "destripe", "contrast", "clahe", "retinex", "low light")
     ABOUT = (
-        "Makes what lies in shadow visible, permanently shadowed regions above all: removes stripes and noise, "
-        "stretches the contrast. Beside the enhanced image stand its uncertainty, flags, and the size of the "
-        "smallest thing that can be told from noise at each place.\n\n"
-        "An enhanced image is for looking and for finding shapes; it is no calibrated radiance or I/F. Do not "
-        "measure brightness in it."
+        "Makes what lies in shadow visible, permanently shadowed regions above all. psr-physics, the default where it "
+        "is installed, is a network that learnt from the physics of the camera: it averages as far as the noise of "
+        "each place calls for, keeps the unit and the order of brightness, and says how wrong it may be. Beside the "
+        "enhanced image stand its uncertainty, flags, and the size of the smallest crater that can be told from noise "
+        "at each place.\n\n"
+        "An enhanced image is for looking and for finding shapes; it is no calibrated radiance or I/F. Do not measure "
+        "brightness in it, and do not count what is smaller than band 4 says.\n\n"
+        "The log warns when the image is no low-light image, when its pixels are larger or smaller than the model "
+        "knows, and when rounding to 8 bits has taken the faintest signal."
     )
     OUTPUTS = (
         Output(
@@ -36,11 +40,12 @@ class EnhancePsr(LunarTool):
         "Bands of the enhanced image": {
             "1 enhanced": "the enhanced image; the tag LUNAR_UNIT names its unit: that of the image for destripe-nlm "
             "and networks, 0 to 1 for the others",
-            "2 sigma": "noise of the image at this pixel before it was enhanced, one standard deviation in the unit of "
-            "the image, estimated; where a network gives one, that of its own result",
-            "3 flags": "sum of: 1 nodata, 2 saturated, 4 sunlit, 8 below the noise floor, 16 outside the "
-            "values the network was made for; 0 means none of these",
-            "4 resolvable_m": "diameter in metres of the smallest feature that stands out of the noise here "
-            "(resolvable_px, in pixels, when no pixel size is known)",
+            "2 sigma": "for psr-physics and other networks that tell it, the expected error of band 1, one standard "
+            "deviation in the unit of the image; otherwise the noise of the image at this pixel before it was enhanced",
+            "3 flags": "sum of: 1 nodata, 2 saturated, 4 sunlit (psr-physics leaves it as it is), 8 below the noise "
+            "floor, 16 outside what the network was made for; 0 means none of these",
+            "4 resolvable_m": "diameter in metres of the smallest crater that stands out of the noise here "
+            "(resolvable_px, in pixels, when no pixel size is known); no value where not even a large one does. For "
+            "psr-physics it is measured: half of the craters of this size are seen",
         }
     }
