@@ -167,11 +167,11 @@ def test_real_images_are_cut_by_product_with_their_craters(tmp_path):
 
 def test_a_map_grid_turns_and_scales_by_nearest_neighbour():
     image = np.arange(65 * 65).reshape(65, 65)
-    assert np.array_equal(on_a_map(image, 1.0, 0.0), image)
-    assert np.array_equal(on_a_map(image, 1.0, 90.0), np.rot90(image, -1))
-    finer = on_a_map(image, 0.5, 0.0)
-    assert np.array_equal(finer[::2, ::2], image[16:49, 16:49])
-    assert set(finer.ravel()) <= set(image.ravel())
+    assert np.array_equal(on_a_map(image, 1.0, 0.0, 65), image)
+    assert np.array_equal(on_a_map(image, 1.0, 90.0, 65), np.rot90(image, -1))
+    assert np.array_equal(on_a_map(image, 1.0, 0.0, 33), image[16:49, 16:49])
+    assert np.array_equal(on_a_map(image, 2.0, 0.0, 33), image[::2, ::2])
+    assert len(np.unique(on_a_map(image, 1.3, 7.0, 40))) == 40 * 40  # left out, never doubled
 
 
 def test_folders_without_images_or_with_broken_labels_are_refused(tmp_path):

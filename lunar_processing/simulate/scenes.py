@@ -135,7 +135,7 @@ class SceneRecipe:
 
 # Ranges at which a network has most trouble to tell scenes from real products.
 _NAC = SceneRecipe(
-    slope_deg=(1.0, 2.6),
+    slope_deg=(1.2, 3.0),
     hurst=(0.9, 1.0),
     grain=(1e-4, 2e-3),
     tilt_deg=(0.0, 2.0),
@@ -144,7 +144,8 @@ _NAC = SceneRecipe(
     smallest_crater_px=1.0,
     rock_share=(1e-6, 3e-4),
     blocks=0.003,
-    signal_dn=(40.0, 200.0),
+    albedo_contrast=(0.01, 0.06),
+    signal_dn=(60.0, 250.0),
     camera={
         "psf": (0.42, 0.6),
         "smear": (0.0, 0.2),

@@ -19,9 +19,11 @@ from lunar_processing.simulate import scenes
 from lunar_processing.training.data import SPLITS, product_id
 
 SUFFIXES = (".png", ".tif", ".tiff", ".cub", ".img")
-SCENE = 256  # px; 16 patches
-PROJECTED = 0.7  # share of the real images that are mosaics on a map grid, by nearest neighbour: pixels lost or doubled
-ZOOM, TURN = (0.8, 1.1), 12.0  # assumed: pixels of the camera in one of the map, degrees either way
+SCENE, SEEN = 288, 192  # px: what is drawn, and its middle on the map, of which 9 patches are cut
+PROJECTED = 0.7  # share of the real images that are mosaics on a map grid, by nearest neighbour
+# Pixels of the camera in one of the map: more than 1, as no mosaic has doubled pixels; hardly more, as craters are as
+# many a pixel as in the frames that the mosaics were made of. Turn either way in degrees: assumed.
+ZOOM, TURN = (1.0, 1.2), 12.0
 STRETCH = 0.996  # quantile of brightness that becomes 255: in the real products 0 to 2 % are there
 VISIBLE = 0.75  # degradation beyond which nobody would have labelled a simulated crater
 
@@ -162,7 +164,7 @@ def _patches(drawn: scenes.Scenes, name: str, seed: int) -> Images:
     zoom = np.where(random.random(len(drawn)) < PROJECTED, random.uniform(*ZOOM, len(drawn)), 1.0)
     turn = np.where(zoom == 1.0, 0.0, random.uniform(-TURN, TURN, len(drawn)))
     images = drawn.image.clamp(min=0).numpy()
-    bright = relative(np.stack([on_a_map(image, z, t) for image, z, t in zip(images, zoom, turn)]))
+    bright = relative(np.stack([on_a_map(image, z, t, SEEN) for image, z, t in zip(images, zoom, turn)]))
     step = np.quantile(bright, STRETCH) / 255
     byte = np.clip(np.rint(bright / step), 1, 255) * step
     patches = np.concatenate([tiles(scene) for scene in byte])
@@ -180,18 +182,16 @@ def _patches(drawn: scenes.Scenes, name: str, seed: int) -> Images:
     )
 
 
-def on_a_map(image: np.ndarray, zoom: float, turn: float) -> np.ndarray:
-    """A square image on a grid of the same size that is turned (degrees) and coarser by `zoom`, by nearest neighbour.
+def on_a_map(image: np.ndarray, zoom: float, turn: float, size: int) -> np.ndarray:
+    """The middle of a square image on a grid of size × size that is turned (degrees) and coarser by `zoom`.
 
-    Where the grid reaches over the edge the image is mirrored.
+    By nearest neighbour, as mosaics are: a coarser grid leaves pixels out.
     """
-    if zoom == 1.0 and turn == 0.0:
-        return image
-    last = len(image) - 1
-    rows, cols = np.mgrid[: last + 1, : last + 1] - last / 2
+    rows, cols = np.mgrid[:size, :size] - (size - 1) / 2
     cos, sin = zoom * np.cos(np.radians(turn)), zoom * np.sin(np.radians(turn))
-    places = (cos * rows - sin * cols + last / 2, sin * rows + cos * cols + last / 2)
-    row, col = (last - np.abs(last - np.abs(np.rint(place).astype(int))) for place in places)
+    middle = (len(image) - 1) / 2
+    places = (cos * rows - sin * cols + middle, sin * rows + cos * cols + middle)
+    row, col = (np.rint(np.round(place, 6)).astype(int) for place in places)
     return image[row, col]
 
 
