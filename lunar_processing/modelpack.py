@@ -221,7 +221,7 @@ def read_pack(folder: Path) -> Pack:
 def save_pack(folder: Path, card: Card, network: nn.Module, half: bool = False) -> Pack:
     """Write a model; the card gets the checksum of the weights.
 
-    With `half`, kernels and matrices are kept as float16; biases and statistics, which span more, stay float32.
+    With `half`, matrices, where most weights are, are kept as float16; kernels, biases and statistics stay float32.
     """
     from dataclasses import replace
 
@@ -230,7 +230,7 @@ def save_pack(folder: Path, card: Card, network: nn.Module, half: bool = False) 
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     if half:
-        weights = {k: v.half() if v.is_floating_point() and v.dim() > 1 else v for k, v in weights.items()}
+        weights = {k: v.half() if v.is_floating_point() and v.dim() == 2 else v for k, v in weights.items()}
     save_file(weights, folder / WEIGHTS)
     return write_card(folder, replace(card, sha256=sha256_of(folder / WEIGHTS)))
 

@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 AHEAD = 1  # strips waiting on either side: one in work, one ready
 # Pixels a network gets at once. On the CPU more would only leave its caches.
-BATCH_PIXELS = {"cpu": 1 << 20, "mps": 16 << 20, "cuda": 64 << 20}
+BATCH_PIXELS = {"cpu": 1 << 20, "openvino": 4 << 20, "mps": 16 << 20, "cuda": 64 << 20}
 
 
 @dataclass(frozen=True)

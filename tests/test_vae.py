@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from torch import nn
@@ -133,6 +131,7 @@ def test_the_divergence_is_that_of_two_normal_distributions():
 @pytest.mark.parametrize("year", ["2020", "2024"])
 def test_a_few_steps_lower_the_loss(year, tmp_path):
     recipe = RECIPES[f"vae-{year}"]
+    torch.manual_seed(0)
     network = VAE(**{**recipe.card.settings, **SMALL, "hidden": recipe.card.settings["hidden"] and 8})
 
     def batch(step: int) -> dict[str, torch.Tensor]:
@@ -160,15 +159,15 @@ def test_simulated_windows_are_stretched_with_the_scene_they_are_cut_from():
 
 def test_half_precision_keeps_the_statistics_and_hardly_moves_the_scores(tmp_path):
     network, x = lived(VAE(**SMALL)), noise(1, 1, 32, 32)
-    card = Card("a", "anomalies", "vae", settings=json.loads(json.dumps(SMALL)), output="score")
+    card = Card("a", "anomalies", "vae", settings=SMALL, output="score")
     save_pack(tmp_path / "full", card, network)
     pack = save_pack(tmp_path / "half", card, network, half=True)
     with torch.inference_mode():
         torch.testing.assert_close(pack.network()(x), network(x), rtol=1e-3, atol=0)
     for name, value in pack.network().state_dict().items():
-        assert (value.dim() > 1) or torch.equal(value, network.state_dict()[name]), name
+        assert (value.dim() == 2) or torch.equal(value, network.state_dict()[name]), name
     sizes = [(tmp_path / kind / "weights.safetensors").stat().st_size for kind in ("full", "half")]
-    assert sizes[1] < 0.8 * sizes[0]
+    assert sizes[0] - sizes[1] >= 2 * sum(w.numel() for w in network.parameters() if w.dim() == 2) - 64
 
 
 @pytest.mark.parametrize("settings", [SMALL, {**SMALL, "hidden": 0, "stride": 8}], ids=["2024", "2020"])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lunar_processing import planet, provenance
-from lunar_processing.devices import choose_device
+from lunar_processing.backends import choose_backend
 from lunar_processing.errors import OutputError, ParameterError
 from lunar_processing.modelpack import Pack, find_pack
 from lunar_processing.pipeline import Timing
@@ -99,7 +99,7 @@ class Job:
         pack.check_task(task)
         for doubt in pack.doubts_about(self.pixel_size):
             self.warn(doubt)
-        self.device = choose_device(self.options.device)
+        self.device = choose_backend(self.options.device)
         return pack
 
     def places(self, col: np.ndarray, row: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lunar_processing.backends import predictor, torch_device
 from lunar_processing.errors import ModelError
 from lunar_processing.modelpack import Card, Pack
 from lunar_processing.pipeline import BATCH_PIXELS, Apply, Step
@@ -110,8 +111,7 @@ def anomaly_step(pack: Pack, job: Job) -> Step:
 
 def heat_step(pack: Pack, job: Job) -> Step | None:
     """Where in the windows the strangeness is, for each pixel; None of a network that cannot say."""
-    network = pack.network(job.device)
-    if not hasattr(network, "heat"):
+    if not hasattr(pack.network(), "heat"):
         return None
     step = _step(pack, job, lambda output, valid: output.masked_fill(~valid, float("nan")), bands=1, ask="heat")
     return replace(step, stride=1)
@@ -163,15 +163,16 @@ def _predict(
 ) -> Apply:
     import torch
 
-    network = pack.network(job.device)
-    answer = getattr(network, ask)
+    device = torch_device(job.device)
+    network = pack.network(device)
+    answer = predictor(network, job.device, ask)
     knows_gaps = getattr(network, "sees_validity", False)
     low, high = limits(pack.card, job)
 
     @torch.inference_mode()
     def apply(pixels: np.ndarray, valid: np.ndarray, _origins: Sequence[tuple[int, int]]) -> np.ndarray:
-        x = torch.from_numpy(pixels.astype(np.float32)).to(job.device)[:, None]
-        seen = torch.from_numpy(valid).to(job.device)[:, None]
+        x = torch.from_numpy(pixels.astype(np.float32)).to(device)[:, None]
+        seen = torch.from_numpy(valid).to(device)[:, None]
         # Where nothing was seen the network gets the middle of its range, the least remarkable value there is.
         x = torch.where(seen, (x - low) / (high - low), 0.5).contiguous(memory_format=torch.channels_last)
         output = answer(x, seen) if knows_gaps and not valid.all() else answer(x)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lunar_processing.backends import predictor, torch_device
 from lunar_processing.classical import noise as noises
 from lunar_processing.classical.around import blur
 from lunar_processing.classical.enhance import Profiles, offsets
@@ -50,14 +51,15 @@ def shadow_step(pack: Pack, noise: Noise, profiles: Profiles, level: float, devi
     """(enhanced, sigma) in input units; `level` stands far from anything that was seen."""
     import torch
 
-    network, card = pack.network(device), pack.card
+    where, card = torch_device(device), pack.card
+    network = predictor(pack.network(where), device)
     unit = dark_noise(noise)
     slope = noise.b / unit
 
     @torch.inference_mode()
     def apply(pixels: np.ndarray, valid: np.ndarray, origins: Sequence[tuple[int, int]]) -> np.ndarray:
         flat = np.stack([without_stripes(p, v, profiles, o, level) for p, v, o in zip(pixels, valid, origins)])
-        x = torch.from_numpy((flat - np.float32(noise.black)) / np.float32(unit)).to(device)[:, None]
+        x = torch.from_numpy((flat - np.float32(noise.black)) / np.float32(unit)).to(where)[:, None]
         output = network(x, slope).float().cpu().numpy()
         output *= np.float32(unit)
         output[:, 0] += np.float32(noise.black)

@@ -20,7 +20,7 @@ class Recipe:
 
     `card` is that of a new model, without id and numbers. `policy` names the augmentation, `scenes` the recipe of
     simulated scenes that may be mixed in; with `scene`, windows are cut from scenes of that side, px, so that a window
-    may be dull or bright in its scene. `half`: kernels and matrices are kept as float16. `task` turns a lesson into
+    may be dull or bright in its scene. `half`: matrices are kept as float16. `task` turns a lesson into
     what the loop trains; `main` is the name of its network that the model consists of. `steps` is the length without a
     time limit. `finish` is what is done to the best
     network at the end, and returns what it measures then.
