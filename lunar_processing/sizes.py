@@ -194,27 +194,47 @@ def fit_weibull(diameters: np.ndarray, d_min: float, confidence: float = 0.95) -
     return Weibull(shape, low, high, scale * d_min, bottom, math.exp(far) * d_min, d_min, n, best, False)
 
 
-def kolmogorov(diameters: np.ndarray, fit: PowerLaw | Weibull, seed: int = 0) -> tuple[float, float]:
+def kolmogorov(
+    diameters: np.ndarray, fit: PowerLaw | Weibull, seed: int = 0, pixel: float | None = None
+) -> tuple[float, float]:
     """The Kolmogorov–Smirnov distance of a fit to its own diameters, and how often chance gives a larger one.
 
     By drawing samples from the fit and fitting each anew, for a fit to the same diameters is closer than one that was
-    known before (Clauset et al. 2009). A share below 0.05: the distribution is none of the data's.
+    known before (Clauset et al. 2009). A share below 0.05: the distribution is none of the data's. Where the
+    diameters are those of circles of whole pixels, of `pixel` width each, so are those that are drawn.
     """
     d_max = fit.d_max if isinstance(fit, PowerLaw) else math.inf
-    x = np.sort(np.log(_within(diameters, fit.d_min, d_max) / fit.d_min))
-    count = int(np.clip(DRAWN // len(x), *REPLICATES))
-    random = np.random.default_rng(seed).random((count, len(x)))
+    x = np.sort(np.log(_within(diameters, fit.d_min, d_max) / fit.d_min))[None]
+    count = int(np.clip(DRAWN // x.size, *REPLICATES))
+    random = np.random.default_rng(seed).random((count, x.size))
+    end = math.log(d_max / fit.d_min)
     if isinstance(fit, PowerLaw):
-        end = math.log(d_max / fit.d_min)
-        distance = _distance(x[None], _exponential_cdf(x[None], fit.exponent, end))
-        drawn = np.sort(_exponential_quantile(random, fit.exponent, end), axis=1)
-        rates = _rate(drawn.mean(axis=1), end)[:, None]
-        chance = _distance(drawn, _exponential_cdf(drawn, rates, end))
+        distance = _distance(x, _exponential_cdf(x, fit.exponent, end))
+        drawn = np.sort(_in_pixels(_exponential_quantile(random, fit.exponent, end), fit.d_min, pixel), axis=1)
+        rates = _rate(np.minimum(drawn, end).mean(axis=1), end)[:, None]
+        chance = _distance(drawn, _exponential_cdf(np.minimum(drawn, end), rates, end))
     else:
-        distance = _distance(x[None], _weibull_cdf(x[None], np.array([fit.shape])))
-        drawn = np.sort(np.log1p(-np.log1p(-random) * (fit.scale / fit.d_min) ** fit.shape) / fit.shape, axis=1)
+        distance = _distance(x, _weibull_cdf(x, np.array([fit.shape])))
+        drawn = np.log1p(-np.log1p(-random) * (fit.scale / fit.d_min) ** fit.shape) / fit.shape
+        drawn = np.sort(_in_pixels(drawn, fit.d_min, pixel), axis=1)
         chance = _distance(drawn, _weibull_cdf(drawn, _shape(drawn)))
-    return float(distance[0]), float((1 + (chance >= distance[0]).sum()) / (1 + count))
+    return float(distance[0]), float((1 + (chance >= distance[0] - 1e-12).sum()) / (1 + count))
+
+
+def in_whole_pixels(diameters: np.ndarray, pixel: float) -> bool:
+    """Whether all are diameters of circles of whole pixels, as those of rocks in a mask are."""
+    area = np.pi / 4 * (np.asarray(diameters) / pixel) ** 2
+    return bool(len(area) and (np.abs(area - np.round(area)) < 0.01 * np.maximum(area, 1) ** 0.5).all())
+
+
+def _in_pixels(x: np.ndarray, d_min: float, pixel: float | None) -> np.ndarray:
+    """log(D / d_min) of the circles of whole pixels next to these, none below d_min."""
+    if pixel is None:
+        return x
+    area = np.pi / 4 * (np.exp(x) * d_min / pixel) ** 2
+    smallest = math.ceil(np.pi / 4 * (d_min / pixel) ** 2 - 1e-9)
+    whole = np.maximum(np.round(area), smallest)
+    return np.log(np.sqrt(whole * 4 / np.pi) * pixel / d_min)
 
 
 # ---- exponentials: a power law is one in log D --------------------------------------------------------------------

@@ -20,11 +20,13 @@ from lunar_processing.planet import (
     BODIES,
     Body,
     body_of,
+    equal_area,
     jacobian,
     lonlat,
     metres_per_pixel,
     pixel_area,
     place_in_words,
+    reproject,
     resolve_body,
     same_place,
     wkt_for,
@@ -426,3 +428,31 @@ def test_the_place_is_said_in_words() -> None:
     assert "sizes are in pixels" in place_in_words(wkt(LOCAL_NOTHING))
     assert "not known by its size" in place_in_words(wkt("+proj=longlat +R=252100"))
     assert "on Moon, radius 1737.4 km" in place_in_words(wkt("EPSG:4326"), BODIES["Moon"])
+
+
+# ---- areas in a plane --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("crs", ["IAU_2015:30135", "IAU_2015:30110", "IAU_2015:30100"])
+def test_an_equal_area_plane_has_the_area_of_the_ground(crs: str) -> None:
+    """A piece between two parallels and two meridians, whose area on a sphere is known."""
+    west, east, south, north = 20.0, 26.0, -76.0, -72.0
+    side = np.linspace(0, 1, 400)
+    lon = np.concatenate(
+        [west + (east - west) * side, np.full(400, east), east - (east - west) * side, np.full(400, west)]
+    )
+    lat = np.concatenate([np.full(400, south), south + (north - south) * side, np.full(400, north)])
+    lat = np.concatenate([lat, north - (north - south) * side])
+    x, y = reproject(wkt("IAU_2015:30100"), wkt(crs), MOON, lon, lat)
+    plane = equal_area(wkt(crs), MOON, x, y, 23.0, -74.0)
+    ahead = np.roll(plane, -1, axis=0)
+    area = abs((plane[:, 0] * ahead[:, 1] - plane[:, 1] * ahead[:, 0]).sum()) / 2
+    truth = R**2 * math.radians(east - west) * (math.sin(math.radians(north)) - math.sin(math.radians(south)))
+    assert area == pytest.approx(truth, rel=1e-5)
+
+
+def test_map_coordinates_there_and_back_again() -> None:
+    x, y = np.array([1000.0, -250_000.0]), np.array([2000.0, 40_000.0])
+    there = reproject(wkt("IAU_2015:30135"), wkt("IAU_2015:30110"), MOON, x, y)
+    back = reproject(wkt("IAU_2015:30110"), wkt("IAU_2015:30135"), MOON, *there)
+    np.testing.assert_allclose(back, (x, y), atol=1e-5)

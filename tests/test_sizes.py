@@ -200,6 +200,31 @@ def test_chances_are_even_where_the_distribution_is_right_and_small_where_it_is_
     assert sizes.kolmogorov(ended, sizes.fit_power_law(ended, 1.0))[1] < 0.01
 
 
+def in_mask(d: np.ndarray, pixel: float) -> np.ndarray:
+    return pixel * np.sqrt(np.round(np.pi / 4 * (d / pixel) ** 2) * 4 / np.pi)
+
+
+def test_sizes_in_steps_of_pixels_are_judged_by_samples_in_the_same_steps():
+    chances, blind = [], []
+    for seed in range(30):
+        d = in_mask(power_law_sample(3000, 3.0, 1.0, seed=seed), 0.5)
+        assert sizes.in_whole_pixels(d, 0.5)
+        fit = sizes.fit_power_law(d, 2.0)
+        chances.append(sizes.kolmogorov(d, fit, pixel=0.5)[1])
+        blind.append(sizes.kolmogorov(d, fit)[1])
+    assert np.mean(np.array(chances) < 0.05) <= 0.15
+    assert np.mean(np.array(blind) < 0.05) > 0.5, "why the steps have to be known"
+    assert not sizes.in_whole_pixels(power_law_sample(20, 3.0, 1.0), 0.5)
+    bent = in_mask(weibull_sample(2000, 1.2, 1.5, 2.0, seed=11), 0.5)
+    assert sizes.kolmogorov(bent, sizes.fit_power_law(bent, 2.0), pixel=0.5)[1] < 0.01
+    assert sizes.kolmogorov(bent, sizes.fit_weibull(bent, 2.0), pixel=0.5)[1] > 0.05
+
+
+def test_whole_pixels_bend_the_exponent_less_than_chance_does():
+    fits = [sizes.fit_power_law(in_mask(power_law_sample(4000, 3.0, 1.0, seed=s), 0.5), 2.0) for s in range(100)]
+    assert np.mean([fit.exponent for fit in fits]) == pytest.approx(3.0, rel=0.02)
+
+
 def test_the_distance_is_that_of_scipy():
     from scipy.stats import kstest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 import shapely
 from pyproj import CRS
 
+from lunar_processing import vector
 from lunar_processing.errors import OutputError
 from lunar_processing.planet import same_place
 from lunar_processing.vector import SHORT_NAMES, Layer, Target, check_targets, target, write_layers
@@ -738,3 +740,17 @@ def test_a_layer_open_in_qgis_is_never_harmed(neighbour: Path, qgis_environment:
     assert layers_of(neighbour) == (["craters"] if doing == "editing" else ["craters", "rocks"])
     write(points(), neighbour, overwrite=True)
     assert "edited" in read(neighbour, "craters")[2]["name"].tolist()
+
+
+def test_what_made_a_layer_is_read_with_it(tmp_path: Path) -> None:
+    layer = Layer(
+        "rocks", shapely.points([1.0], [2.0]), {"n": np.array([1])}, None, "Point", metadata='{"tool": "rocks"}'
+    )
+    for name in ("a.gpkg", "a.shp", "a.fgb"):
+        write_layers([(layer, target(tmp_path / name))])
+        assert vector.read_layer(tmp_path / name).metadata == '{"tool": "rocks"}'
+        (tmp_path / name).with_suffix(".provenance.json").unlink(missing_ok=True)
+    assert vector.read_layer(tmp_path / "a.shp").metadata == ""
+    write_layers([(dataclasses.replace(layer, name="area", metadata=""), target(tmp_path / "a.gpkg"))])
+    assert vector.read_layer(f"{tmp_path / 'a.gpkg'}|layername=area").metadata == ""
+    assert vector.layers_of(tmp_path / "a.gpkg") == {"rocks": "Point", "area": "Point"}

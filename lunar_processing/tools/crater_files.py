@@ -18,7 +18,7 @@ import shapely
 from lunar_processing.planet import Body
 from lunar_processing.vector import Layer
 
-CORNERS = 64  # of the circle that stands for a rock
+CORNERS = 36  # of the circle that stands for a rock
 TAG = "standard"  # what OpenCraterTool calls an object that counts
 
 

@@ -112,11 +112,11 @@ def _facts(case: _Case) -> dict[str, Any]:
             "lower": low / area.value * per,
             "upper": high / area.value * per,
         },
-        **_fits(case.study, d, limit.value),
+        **_fits(case.study, d, limit.value, _pixel(case)),
     }
 
 
-def _fits(study: Study, d: np.ndarray, d_min: float) -> dict[str, Any]:
+def _fits(study: Study, d: np.ndarray, d_min: float, pixel: float | None) -> dict[str, Any]:
     wishes, d_max = study.wishes, study.wishes.max_diameter or math.inf
     study.report.progress("fit", 0, 2)
     power = sizes.fit_power_law(d, d_min, d_max, wishes.confidence)
@@ -127,7 +127,7 @@ def _fits(study: Study, d: np.ndarray, d_min: float) -> dict[str, Any]:
         )
         study.warn(f"{why}. The counts stand without one.")
         return {"power_law": None, "weibull": None, "no_fit": why}
-    distance, chance = sizes.kolmogorov(d, power)
+    distance, chance = sizes.kolmogorov(d, power, pixel=pixel)
     fits: dict[str, Any] = {"power_law": {**asdict(power), "ks_distance": distance, "ks_p": chance}}
     study.report.progress("fit", 1, 2)
     if study.report.cancelled():
@@ -138,7 +138,7 @@ def _fits(study: Study, d: np.ndarray, d_min: float) -> dict[str, Any]:
         if weibull.is_power_law:
             study.info("No Weibull distribution fits better than the power law.")
         else:
-            distance, chance = sizes.kolmogorov(d, weibull)
+            distance, chance = sizes.kolmogorov(d, weibull, pixel=pixel)
             fits["weibull"] |= {"ks_distance": distance, "ks_p": chance}
         if math.isinf(d_max):
             fits["aic_power_law_minus_weibull"] = 2 * (weibull.log_likelihood - power.log_likelihood) - 2
@@ -149,10 +149,18 @@ def _fits(study: Study, d: np.ndarray, d_min: float) -> dict[str, Any]:
     return fits
 
 
+def _pixel(case: _Case) -> float | None:
+    """The pixel of which diameters are whole numbers of areas, for no smooth distribution fits such steps; or None."""
+    pixels = case.rocks.layer.fields.get("diam_eq_px")
+    if pixels is None or not sizes.in_whole_pixels(pixels.astype(float)[case.counted.chosen], 1.0):
+        return None
+    return 1.0 if case.ground.unit == "px" else case.ground.pixel_size
+
+
 def _in_steps(d: np.ndarray) -> str:
-    """A word where sizes come in steps, to which no smooth distribution fits."""
+    """A word where few sizes occur again and again."""
     few = len(np.unique(np.round(d, 6))) < len(d) / 2
-    return " Their sizes come in steps, as those of whole pixels do, which can be the reason." if few else ""
+    return " Few sizes occur again and again: what measured them prefers some, which can be the reason." if few else ""
 
 
 def _columns(case: _Case) -> dict[str, np.ndarray]:
