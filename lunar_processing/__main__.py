@@ -584,7 +584,7 @@ def _evaluate_parser(commands: Any) -> None:
     simulator = tool.add_argument_group("simulator")
     simulator.add_argument("--recipe", default="nac", metavar="NAME", help="recipe of the scenes (default nac)")
     simulator.add_argument(
-        "--steps", type=int, default=400, metavar="N", help="steps of the network that tells them apart (default 400)"
+        "--steps", type=int, default=1500, metavar="N", help="steps of the network that tells them apart (default 1500)"
     )
     things = tool.add_argument_group("anomalies and psr")
     things.add_argument(

@@ -55,8 +55,8 @@ class Wishes:
     part: str = "validation"
     recipe: str = "nac"
     seed: int = 0
-    steps: int = 400
-    scenes_per_product: int = 16
+    steps: int = 1500
+    scenes_per_product: int = 32
 
 
 def compare_simulator(
