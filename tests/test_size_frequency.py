@@ -19,6 +19,8 @@ from running import lunar, names, snapshot
 
 from lunar_processing import sizes
 from lunar_processing.planet import body_of, same_place
+from lunar_processing.tools.counted import Wishes
+from lunar_processing.tools.size_frequency import numbers, size_frequency
 from lunar_processing.vector import Layer, read_layer, target, write_layers
 
 POLE, EQUATOR, DEGREES = "IAU_2015:30135", "IAU_2015:30110", "IAU_2015:30100"
@@ -97,6 +99,11 @@ def run(*words: object) -> dict:
     return ran.result
 
 
+def measured(rocks: Path, **wishes: object) -> dict:
+    """The same numbers, without the files."""
+    return numbers(Wishes(str(rocks), Path(), **wishes))
+
+
 def refused(*words: object) -> str:
     ran = lunar("rocksizefrequency", *words)
     assert ran.code in (1, 2)
@@ -166,14 +173,14 @@ def test_options_of_the_fit(site: Path, tmp_path: Path):
     assert (facts["power_law"]["low"], facts["power_law"]["high"]) == pytest.approx((fit.low, fit.high))
 
 
-def test_below_four_pixels_one_is_warned(site: Path, tmp_path: Path):
-    warnings = run(site, "--out", tmp_path / "out", "--min-diameter", 1)["warnings"]
+def test_below_four_pixels_one_is_warned(site: Path):
+    warnings = measured(site, min_diameter=1.0)["warnings"]
     assert any("Below 4 px (2 m)" in warning for warning in warnings)
 
 
 def test_what_the_layer_left_out_is_not_taken_for_complete(tmp_path: Path):
     record = json.dumps({"parameters": {"pixel_size": PIXEL, "min_diameter": 3.0}})
-    facts = run(Site(record=record).write(tmp_path / "site.gpkg"), "--out", tmp_path / "out")
+    facts = measured(Site(record=record).write(tmp_path / "site.gpkg"))
     assert facts["min_diameter"]["value"] == 3.0
     assert any("left out of the layer" in warning for warning in facts["warnings"])
 
@@ -181,15 +188,15 @@ def test_what_the_layer_left_out_is_not_taken_for_complete(tmp_path: Path):
 def test_without_a_pixel_size_the_limit_is_a_guess_and_said_so(tmp_path: Path):
     site = Site(record="")
     site.write(tmp_path / "site.gpkg", site.rocks(diam_eq_px=None))
-    facts = run(tmp_path / "site.gpkg", "--out", tmp_path / "out")
+    facts = measured(tmp_path / "site.gpkg")
     assert facts["min_diameter"]["source"] == "the smallest rock"
     assert any("Give --pixel-size" in warning for warning in facts["warnings"])
-    given = run(tmp_path / "site.gpkg", "--out", tmp_path / "given", "--pixel-size", 0.75)
+    given = measured(tmp_path / "site.gpkg", pixel_size=0.75)
     assert given["min_diameter"]["value"] == pytest.approx(3.0)
 
 
 def test_the_pixel_size_is_also_told_by_the_rocks_themselves(tmp_path: Path):
-    assert run(Site(record="").write(tmp_path / "s.gpkg"), "--out", tmp_path / "o")["min_diameter"]["value"] == 2.0
+    assert measured(Site(record="").write(tmp_path / "s.gpkg"))["min_diameter"]["value"] == 2.0
 
 
 # ---- rocks and where they are -------------------------------------------------------------------------------------
@@ -202,15 +209,13 @@ def test_rocks_outside_the_area_and_on_the_edge(tmp_path: Path):
     site.write(tmp_path / "site.gpkg", site.rocks(edge=edge), site.area(shapely.box(x, y, x + 150, y + 300)))
     rocks = site.rocks(edge=edge)
     inside = shapely.get_x(rocks.geometry) <= x + 150
-    facts = run(tmp_path / "site.gpkg", "--out", tmp_path / "out")
+    facts = measured(tmp_path / "site.gpkg")
     assert facts["counts"]["outside"] == (~inside).sum()
     assert facts["counts"]["on_edge"] == (inside & (edge > 0)).sum()
     assert facts["counts"]["counted"] == (inside & (edge == 0)).sum()
     assert any("outside the searched area: not counted" in warning for warning in facts["warnings"])
     assert any("touch the image's edge" in warning for warning in facts["warnings"])
-    assert (
-        run(tmp_path / "site.gpkg", "--out", tmp_path / "all", "--edge", "count")["counts"]["counted"] == inside.sum()
-    )
+    assert measured(tmp_path / "site.gpkg", edge="count")["counts"]["counted"] == inside.sum()
 
 
 def test_no_rocks_are_a_result(tmp_path: Path):
@@ -251,7 +256,7 @@ def test_rocks_without_a_diameter_are_left_out_and_said_so(tmp_path: Path):
     d[:30] = np.nan
     d[30:35] = 0.0
     site.write(tmp_path / "site.gpkg", site.rocks(diam_eq_m=d))
-    facts = run(tmp_path / "site.gpkg", "--out", tmp_path / "out")
+    facts = measured(tmp_path / "site.gpkg")
     assert facts["counts"]["rocks"] == 365
     assert any(warning.startswith("35 of 400 rocks have no diameter") for warning in facts["warnings"])
 
@@ -303,7 +308,7 @@ def test_an_area_in_another_coordinate_system_of_the_moon(tmp_path: Path):
     other = replace(site.area(moved), wkt=there.to_wkt())
     write_layers([(other, target(tmp_path / "area.gpkg"))])
     write_layers([(site.rocks(), target(tmp_path / "rocks.gpkg"))])
-    facts = run(tmp_path / "rocks.gpkg", "--area", tmp_path / "area.gpkg", "--out", tmp_path / "out")
+    facts = measured(tmp_path / "rocks.gpkg", area=str(tmp_path / "area.gpkg"))
     assert facts["area"]["value"] == pytest.approx(geodesic_area(site.box, POLE), rel=1e-5)
     assert facts["counts"]["outside"] == 0
 
@@ -312,13 +317,13 @@ def test_the_counted_area_is_believed_until_its_outline_was_edited(tmp_path: Pat
     site = Site()
     truth = geodesic_area(site.box, POLE)
     site.write(tmp_path / "whole.gpkg", area=site.area(area_m2=truth * 0.995))
-    facts = run(tmp_path / "whole.gpkg", "--out", tmp_path / "whole")
+    facts = measured(tmp_path / "whole.gpkg")
     assert facts["area"]["value"] == pytest.approx(truth * 0.995)
     assert "which its outline confirms" in facts["area"]["source"]
     x, y = site.corner
     half = site.area(shapely.box(x, y, x + 150, y + 300), truth * 0.995)
     site.write(tmp_path / "edited.gpkg", area=half)
-    facts = run(tmp_path / "edited.gpkg", "--out", tmp_path / "edited")
+    facts = measured(tmp_path / "edited.gpkg")
     assert facts["area"]["value"] == pytest.approx(truth / 2, rel=1e-4)
     assert any("edited" in warning for warning in facts["warnings"])
 
@@ -333,7 +338,7 @@ def test_overlapping_and_crossing_polygons_count_once(tmp_path: Path):
     ):
         layer = replace(site.area(), geometry=np.array([shapely.MultiPolygon([s]) for s in shapes], dtype=object))
         site.write(tmp_path / f"{name}.gpkg", area=layer)
-        facts = run(tmp_path / f"{name}.gpkg", "--out", tmp_path / name)
+        facts = measured(tmp_path / f"{name}.gpkg")
         assert facts["area"]["value"] == pytest.approx(share * geodesic_area(site.box, POLE), rel=1e-4)
         assert any("overlap" in w or "cross" in w for w in facts["warnings"])
 
@@ -370,7 +375,7 @@ def test_pixels_of_unknown_size_are_counted_for_a_square_pixel(tmp_path: Path):
     assert facts["density"]["value"] == pytest.approx(facts["counts"]["complete"] / 360_000)
     assert "cumulative_per_px2" in rows(facts["outputs"]["table"])[0]
     assert any("No scale is known" in warning for warning in facts["warnings"])
-    scaled = run(tmp_path / "site.gpkg", "--out", tmp_path / "scaled", "--pixel-size", PIXEL)
+    scaled = measured(tmp_path / "site.gpkg", pixel_size=PIXEL)
     assert scaled["density"]["value"] == pytest.approx(facts["density"]["value"] / PIXEL**2 * 1e6)
     assert scaled["power_law"]["exponent"] == pytest.approx(facts["power_law"]["exponent"])
 
@@ -538,7 +543,7 @@ def test_metres_without_any_scale_need_one(tmp_path: Path):
     site = Site(crs=None, record="")
     site.write(tmp_path / "s.gpkg", site.rocks(diam_eq_px=None))
     assert "give --pixel-size" in refused(tmp_path / "s.gpkg", "--out", tmp_path / "out")
-    assert run(tmp_path / "s.gpkg", "--out", tmp_path / "out", "--area", 1e4, "--min-diameter", 2)["unit"] == "m"
+    assert measured(tmp_path / "s.gpkg", area="1e4", min_diameter=2.0)["unit"] == "m"
 
 
 def test_an_area_that_holds_no_rock_is_no_mistake(tmp_path: Path):
@@ -552,7 +557,7 @@ def test_an_area_that_holds_no_rock_is_no_mistake(tmp_path: Path):
     )
     site.write(tmp_path / "site.gpkg", left)
     write_layers([(site.area(shapely.box(x + 150, y, x + 300, y + 300)), target(tmp_path / "part.gpkg"))])
-    facts = run(tmp_path / "site.gpkg", "--area", tmp_path / "part.gpkg", "--out", tmp_path / "out")
+    facts = measured(tmp_path / "site.gpkg", area=str(tmp_path / "part.gpkg"))
     assert facts["counts"]["counted"] == 0
 
 
@@ -592,9 +597,7 @@ def test_the_same_rocks_give_the_same_bytes(site: Path, tmp_path: Path, monkeypa
 
 def test_a_cancelled_run_leaves_nothing(site: Path, tmp_path: Path):
     from lunar_processing.errors import Cancelled
-    from lunar_processing.tools.counted import Wishes
     from lunar_processing.tools.job import Report
-    from lunar_processing.tools.size_frequency import size_frequency
 
     with pytest.raises(Cancelled):
         size_frequency(Wishes(str(site), tmp_path / "out"), Report(cancelled=lambda: True))
@@ -620,5 +623,5 @@ def test_the_rocks_of_the_rock_tool_go_in_as_they_are(tmp_path: Path):
     assert facts["min_diameter"]["value"] == pytest.approx(8.0, rel=0.02)  # 4 pixels of 2 m
     assert facts["counts"]["rocks"] == len(pyogrio.raw.read(tmp_path / "rocks.gpkg", layer="rocks")[2])
     assert lunar("rocks", image, tmp_path / "rocks.fgb", "--area-layer", "--sun-azimuth", 90).code == 0
-    beside = run(tmp_path / "rocks.fgb", "--out", tmp_path / "fgb")
+    beside = measured(tmp_path / "rocks.fgb")
     assert beside["density"]["value"] == pytest.approx(facts["density"]["value"], rel=1e-6)

@@ -66,22 +66,33 @@ class _Case:
 def size_frequency(wishes: Wishes, report: Report | None = None) -> Done:
     """Count, fit, draw and write; all files appear together."""
     report, started = report or Report(), time.perf_counter()
+    case = _read(wishes, report)
+    files = _files(wishes, case.rocks)
+    _check(files, wishes.overwrite)
+    facts = _facts(case)
+    report.progress("finish", 0, 1)
+    outputs = _write(case, files, facts, time.perf_counter() - started)
+    report.progress("finish", 1, 1)
+    seconds = round(time.perf_counter() - started, 3)
+    return Done({"outputs": outputs, **facts, "seconds": seconds, "warnings": case.study.warnings}, outputs)
+
+
+def numbers(wishes: Wishes, report: Report | None = None) -> dict[str, Any]:
+    """All that is known about sizes, and no file; for scripts."""
+    case = _read(wishes, report or Report())
+    return {**_facts(case), "warnings": case.study.warnings}
+
+
+def _read(wishes: Wishes, report: Report) -> _Case:
+    """What counts, on what ground, in what area, from what size on."""
     report.progress("read", 0, 1)
     study = Study(wishes, report)
     rocks, ground = read_rocks(study)
     area = read_area(study, rocks, ground)
     counted = count(study, rocks, area)
-    case = _Case(study, rocks, ground, area, counted, completeness(study, rocks, counted, ground))
-    files = _files(wishes, rocks)
-    _check(files, wishes.overwrite)
+    limit = completeness(study, rocks, counted, ground)
     report.progress("read", 1, 1)
-    facts = _facts(case)
-    report.progress("fit", 2, 2)
-    report.progress("finish", 0, 1)
-    outputs = _write(case, files, facts, time.perf_counter() - started)
-    report.progress("finish", 1, 1)
-    seconds = round(time.perf_counter() - started, 3)
-    return Done({"outputs": outputs, **facts, "seconds": seconds, "warnings": study.warnings}, outputs)
+    return _Case(study, rocks, ground, area, counted, limit)
 
 
 # ---- the numbers -------------------------------------------------------------------------------------------------
