@@ -55,6 +55,7 @@ def results(qgis, image, tmp_path_factory):
             OUTPUT=folder / "anomalies.gpkg",
             SCORES=folder / "scores.tif",
             HEAT=folder / "heat.tif",
+            CHIPS=folder / "chips",
             TOP=7,
         ),
         "lunar:segmentrocks": qgis.run(
@@ -169,6 +170,7 @@ def test_each_tool_runs_and_says_what_it_made(results):
         assert run.returncode == 0, run.log
         assert json.loads(str(run.results["REPORT"]))["device"] in ("cpu", "cuda", "mps")
     assert runs["lunar:scoreanomalies"].results["ANOMALY_COUNT"] == 7
+    assert len(left_in(folder / "chips")) == 7
     assert runs["lunar:segmentrocks"].results["ROCK_COUNT"] > 3
     assert runs["lunar:segmentrocks"].results["OUTPUT"] == f"{folder / 'rocks.gpkg'}|layername=rocks"
     wanted = {"enhanced.tif", "anomalies.gpkg", "scores.tif", "heat.tif", "rocks.gpkg", "outlines.fgb", "mask.tif"}

@@ -43,7 +43,7 @@ def write_chips(job: Job, folder: str | None, peaks: dict[str, np.ndarray]) -> l
     for rank, col, row, side in zip(*(peaks[name] for name in ("rank", "sample", "line", "window_px"))):
         path = place / f"{rank:04d}.png"
         write_png(path, _chip(job, float(col), float(row), int(side)), overwrite=True)
-        paths.append(str(path.resolve()))
+        paths.append(path.resolve().as_posix())
     return paths
 
 

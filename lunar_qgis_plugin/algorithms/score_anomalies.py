@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .base import POINTS, LunarTool, Output, advanced, number
+from qgis.core import QgsProcessingParameterFolderDestination
+
+from .base import POINTS, LunarTool, Output, advanced, given, number
 
 
 class ScoreAnomalies(LunarTool):
@@ -15,11 +17,13 @@ class ScoreAnomalies(LunarTool):
     ICON = "anomalies"
     TAGS = ("anomaly", "outlier", "novelty", "detection", "landing site", "artefact", "pits")
     ABOUT = (
-        "Scores each window of an image by how unlike the rest it is, and lists the strangest places for a person "
-        "to review: fresh craters, pits, landed hardware, but also artefacts of the camera. Windows that overlap "
-        "are merged into one place.\n\n"
-        "A high rank says “look here”, not what it is. A score means something only within one image and one "
-        "model; the percentile says how many windows of this image are less strange."
+        "Scores each window of an image by how strange it is, and lists the strangest places for a person to review: "
+        "fresh craters, pits, landed hardware, but also artefacts of the camera. anomaly-multiscale, the default where "
+        "it is installed, looks at windows of 32, 64, 128 and 256 pixels; windows that overlap are merged into one "
+        "place, which has the size that fits best.\n\n"
+        "A high rank says “look here”, not what it is. A score means something only within one model; the percentile "
+        "says how many windows of this image are less strange, and, where the model brings one along, how many of the "
+        "ground it was made with."
     )
     OUTPUTS = (
         Output(
@@ -54,19 +58,24 @@ class ScoreAnomalies(LunarTool):
             "rank": "1 is the strangest place",
             "score": "how unlike the rest the window is, in the unit of the model",
             "percentile": "percentage of the image's windows that score no higher",
-            "window_px, window_m": "side of the scored window in pixels and metres (metres empty without a scale)",
+            "known_pct, known": "percentage of the windows of a known population that score no higher, and its name; "
+            "empty where the model knows none",
+            "window_px, window_m": "side of the window that fits best in pixels and metres (metres empty without a "
+            "scale)",
             "line, sample": "row and column of the window's centre in the image, counted from 0 at the outer corner",
             "lon, lat": "longitude (east positive, −180 to 180) and latitude in degrees; empty without a "
             "coordinate system",
             "product_id": "name of the image as its label gives it",
             "model": "the model that scored",
             "population": "among which windows the percentile is counted",
+            "chip": "path of the picture of the place, where pictures were wished for",
             "reviewed": "0; set it to 1 when you have looked",
             "label": "empty; what you saw there",
         },
         "Bands of the anomaly scores": {
             "1 score": "score of the window",
             "2 percentile": "percentage of the image's windows that score no higher",
+            "3 window": "side in pixels of the window that fits best; only of models that look at several sizes",
         },
         "Bands of the anomaly heat": {"1 heat": "how strange the pixel is, in the unit of the score"},
     }
@@ -86,8 +95,15 @@ class ScoreAnomalies(LunarTool):
             ),
             (
                 advanced(number("MIN_DISTANCE", "Smallest distance between places, in metres", least=0.0)),
-                "Of places closer together than this only the strangest is listed. Left empty: one window's side. "
+                "Of places closer together than this only the strangest is listed. Left empty: windows do not overlap. "
                 "In pixels where no pixel size is known.",
+            ),
+            (
+                QgsProcessingParameterFolderDestination(
+                    "CHIPS", "Folder of pictures", optional=True, createByDefault=False
+                ),
+                "A small PNG of each place, named by its rank, its window marked by four corners. QGIS shows it in the "
+                "map tip and in the form of the place. Pictures of the same ranks in the folder are replaced.",
             ),
         ]
 
@@ -97,4 +113,5 @@ class ScoreAnomalies(LunarTool):
             *("--top", str(self.parameterAsInt(parameters, "TOP", context))),
             *self.numeric(parameters, "PERCENTILE", "--percentile", context),
             *self.numeric(parameters, "MIN_DISTANCE", "--min-distance", context),
+            *(["--chips", self.parameterAsString(parameters, "CHIPS", context)] if given(parameters, "CHIPS") else []),
         ]

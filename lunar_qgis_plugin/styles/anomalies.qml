@@ -402,6 +402,13 @@
         </config>
       </editWidget>
     </field>
+    <field name="known_pct" configurationFlags="None">
+      <editWidget type="">
+        <config>
+          <Option/>
+        </config>
+      </editWidget>
+    </field>
     <field name="window_px" configurationFlags="None">
       <editWidget type="">
         <config>
@@ -451,7 +458,36 @@
         </config>
       </editWidget>
     </field>
+    <field name="chip" configurationFlags="None">
+      <editWidget type="ExternalResource">
+        <config>
+          <Option type="Map">
+            <Option name="DocumentViewer" value="1" type="int"/>
+            <Option name="DocumentViewerHeight" value="256" type="int"/>
+            <Option name="DocumentViewerWidth" value="256" type="int"/>
+            <Option name="FileWidget" value="true" type="bool"/>
+            <Option name="FileWidgetButton" value="false" type="bool"/>
+            <Option name="RelativeStorage" value="0" type="int"/>
+            <Option name="StorageMode" value="0" type="int"/>
+          </Option>
+        </config>
+      </editWidget>
+    </field>
     <field name="model" configurationFlags="None">
+      <editWidget type="">
+        <config>
+          <Option/>
+        </config>
+      </editWidget>
+    </field>
+    <field name="population" configurationFlags="None">
+      <editWidget type="">
+        <config>
+          <Option/>
+        </config>
+      </editWidget>
+    </field>
+    <field name="known" configurationFlags="None">
       <editWidget type="">
         <config>
           <Option/>
@@ -483,16 +519,20 @@
     <alias name="Rank" field="rank" index="0"/>
     <alias name="Score" field="score" index="1"/>
     <alias name="Percentile" field="percentile" index="2"/>
-    <alias name="Window (px)" field="window_px" index="3"/>
-    <alias name="Window (m)" field="window_m" index="4"/>
-    <alias name="Line" field="line" index="5"/>
-    <alias name="Sample" field="sample" index="6"/>
-    <alias name="Longitude (°E)" field="lon" index="7"/>
-    <alias name="Latitude (°)" field="lat" index="8"/>
-    <alias name="Product" field="product_id" index="9"/>
-    <alias name="Model" field="model" index="10"/>
-    <alias name="Reviewed" field="reviewed" index="11"/>
-    <alias name="Label" field="label" index="12"/>
+    <alias name="Percentile of what the model knows" field="known_pct" index="3"/>
+    <alias name="Window (px)" field="window_px" index="4"/>
+    <alias name="Window (m)" field="window_m" index="5"/>
+    <alias name="Line" field="line" index="6"/>
+    <alias name="Sample" field="sample" index="7"/>
+    <alias name="Longitude (°E)" field="lon" index="8"/>
+    <alias name="Latitude (°)" field="lat" index="9"/>
+    <alias name="Product" field="product_id" index="10"/>
+    <alias name="Picture" field="chip" index="11"/>
+    <alias name="Model" field="model" index="12"/>
+    <alias name="Percentile among" field="population" index="13"/>
+    <alias name="What the model knows" field="known" index="14"/>
+    <alias name="Reviewed" field="reviewed" index="15"/>
+    <alias name="Label" field="label" index="16"/>
   </aliases>
   <defaults>
     <default expression="" field="rank" applyOnUpdate="0"/>
@@ -552,6 +592,6 @@
   <reuseLastValue/>
   <dataDefinedFieldProperties/>
   <widgets/>
-  <mapTip>&lt;b>Rank [% "rank" %]&lt;/b>&lt;br>score [% round("score", 3) %], stranger than [% round("percentile", 2) %] % of the image</mapTip>
+  <mapTip>&lt;b>Rank [% "rank" %]&lt;/b>&lt;br>score [% round("score", 3) %], stranger than [% round("percentile", 2) %] % of the image[% CASE WHEN "known_pct" IS NOT NULL AND coalesce("known", '') &lt;> '' THEN ' and ' || round("known_pct", 2) || ' % of what the model knows' ELSE '' END %][% CASE WHEN coalesce("chip", '') &lt;> '' THEN '&lt;br>&lt;img width="256" src="file://' || CASE WHEN left("chip", 1) = '/' THEN '' ELSE '/' END || "chip" || '"/>' ELSE '' END %]</mapTip>
   <layerGeometryType>0</layerGeometryType>
 </qgis>
