@@ -1,17 +1,19 @@
 """Make the figures and the tables of docs/simulator.md from the code itself: python docs/figures.py
 
-With a folder of real images as argument also the comparison with them: python docs/figures.py DIR
+With `--report REPORT`, the folder that `lunar evaluate simulator --out REPORT` wrote, also the comparison with real
+images; with `--real DIR`, a folder of real images, also the picture of things planted in them.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
+from PIL import Image
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -26,17 +28,25 @@ MANUAL = DOCS / "simulator.md"
 
 def main() -> None:
     """Draw every figure, fill in every table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", type=Path, metavar="REPORT")
+    parser.add_argument("--real", type=Path, metavar="DIR")
+    given = parser.parse_args()
     camera_figure(DOCS / "images" / "simulator_camera.png")
     light_figure(DOCS / "images" / "simulator_incidence.jpg")
     shadow_figure(DOCS / "images" / "simulator_shadow.jpg")
     recipes_figure(DOCS / "images" / "simulator_recipes.jpg")
+    found = tables()
+    if given.report:
+        found["realism"] = (given.report / "realism.md").read_text(encoding="utf-8").partition("\n\n")[2]  # no title
+        picture = Image.open(given.report / "realism.png").convert("RGB")
+        picture.save(DOCS / "images" / "simulator_realism.jpg", quality=80)
+    if given.real:
+        planted_figure(given.real)
     text = MANUAL.read_text(encoding="utf-8")
-    for name, table in tables().items():
+    for name, table in found.items():
         text = filled(text, name, table)
     MANUAL.write_text(text, encoding="utf-8")
-    if len(sys.argv) > 1:
-        realism_figure(Path(sys.argv[1]))
-        planted_figure(Path(sys.argv[1]))
 
 
 def tables() -> dict[str, str]:
@@ -199,16 +209,6 @@ def recipes_figure(path: Path) -> None:
     names = list(scenes.RECIPES)
     drawn = {name: scenes.draw(name, 2, 3).image.numpy() for name in names}
     _sheet(path, [[drawn[name][k] for name in names] for k in range(2)], names)
-
-
-def realism_figure(folder: Path) -> None:
-    """Real and simulated patches side by side."""
-    from lunar_processing.evaluate import realism
-    from lunar_processing.tools import realism as tool
-
-    wishes = tool.Wishes()
-    _, judged = tool.parts(tool.read_folder(folder), wishes.part)
-    realism.picture(judged, tool.simulate(judged, wishes, 1), DOCS / "images" / "simulator_realism.png")
 
 
 def planted_figure(folder: Path) -> None:

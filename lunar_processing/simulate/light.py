@@ -165,16 +165,18 @@ def hapke(
 
 PHOTOMETRY: dict[str, Photometry] = {
     "lambert": Photometry(lambert, {}, "Lambert 1760"),
-    "lommel-seeliger": Photometry(lommel_seeliger, {}, "Seeliger 1887; Hapke 2012, Theory of Reflectance"),
+    "lommel-seeliger": Photometry(
+        lommel_seeliger, {}, "Seeliger 1887; Hapke 2012, Theory of Reflectance and Emittance Spectroscopy"
+    ),
     "lunar-lambert": Photometry(
         lunar_lambert,
         {"a": -0.019, "b": 2.42e-4, "c": -1.46e-6},
-        "McEwen 1996, LPSC 27, 841: fit to Hapke's function for the Moon",
+        "McEwen 1996, LPSC 27, 841; numbers as in USGS ISIS LunarLambertMcEwen",
     ),
     "hapke": Photometry(
         hapke,
         {"w": 0.25, "b": 0.24, "c": 0.2, "h": 0.06, "b0": 1.6, "theta": 23.4},
-        "middle of Sato et al. 2014, JGR Planets 119, 1775: NAC and WAC, 643 nm",
+        "middle of Sato et al. 2014, JGR Planets 119, 1775, WAC, 643 nm; numbers unverified",
     ),
 }
 

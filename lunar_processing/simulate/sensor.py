@@ -29,7 +29,9 @@ ISIS = "USGS ISIS"
 HUMM = "Humm et al. 2016, Space Sci. Rev. 200, 431 (flight calibration of the NAC)"
 ROBINSON = "Robinson et al. 2010, Space Sci. Rev. 150, 81 (instrument overview)"
 DARK_FRAME = "measured here on M1333276014R after its standard calibration"
+ABSTRACT = "abstract of Calibration of the LROC (LROC team)"
 ASSUMED = "assumed"
+UNVERIFIED = "unverified: not seen in the source itself"
 
 Value = Union[float, Tensor]
 
@@ -46,17 +48,23 @@ class Parameter(NamedTuple):
 
 PARAMETERS: dict[str, Parameter] = {
     "psf": Parameter(
-        0.51, 0.42, 0.56, "px, sigma", f"MTF at Nyquist 0.28 left, 0.26 right: 0.51, 0.52 px; {ROBINSON}, {HUMM}"
+        0.51, 0.42, 0.56, "px, sigma", f"MTF 0.28 left, 0.26 right: {ABSTRACT}; at Nyquist, 0.51 and 0.52 px"
     ),
     "smear": Parameter(0.0, 0.0, 0.6, "px along the flight", f"{ASSUMED}: motion beyond that in the measured MTF"),
     "flat": Parameter(0.003, 0.0, 0.008, "of the signal, sd per column", f"{ASSUMED}: what a flat field leaves"),
-    "echo": Parameter(0.326, 0.30, 0.35, "of the pixel before it", f"{ISIS} lronacecho, default; {HUMM}"),
+    "echo": Parameter(0.326, 0.30, 0.35, "of the pixel before it", f"{ISIS} lronacecho, default of DELTA"),
     "side": Parameter(
         1.0, -1.0, 1.0, "+1 left, -1 right camera", f"{ISIS} lronacecho: the echo runs with the read-out"
     ),
-    "gain": Parameter(64.0, 58.0, 75.0, "electrons / DN", f"61-64: {HUMM}; about 70: {ROBINSON}"),
-    "read_noise": Parameter(72.0, 68.0, 80.0, "electrons", f"71 left, 74 right: {ROBINSON}; < 76: PDS INST.CAT"),
-    "full_well": Parameter(334000.0, 334000.0, 334000.0, "electrons", ROBINSON),
+    "gain": Parameter(64.0, 58.0, 75.0, "electrons / DN", f"61-64: {HUMM}; about 70: {ROBINSON}; {UNVERIFIED}"),
+    "read_noise": Parameter(72.0, 68.0, 80.0, "electrons", f"71 left, 74 right: {ABSTRACT}; < 76: PDS INST.CAT"),
+    "full_well": Parameter(
+        334000.0,
+        248500.0,
+        334000.0,
+        "electrons",
+        f"248500 left, 262500 right: {ABSTRACT}; 334000: {ROBINSON}, {UNVERIFIED}",
+    ),
     "exposure": Parameter(
         0.3632, 0.3376, 1.5, "ms / line", "labels of M143947267L, M1333276014R; longer: summed shadow"
     ),
@@ -64,16 +72,18 @@ PARAMETERS: dict[str, Parameter] = {
     "dark_current": Parameter(60.0, 30.0, 120.0, "electrons / ms at 20 deg C", ASSUMED),
     "dark_doubling": Parameter(8.0, 7.0, 9.0, "deg C", f"{ASSUMED}: silicon doubles every 7-9 degrees"),
     "bias": Parameter(42.0, 20.0, 60.0, "DN", "masked columns of two real frames: 36-47"),
-    "pattern": Parameter(2.0, 0.8, 3.0, "DN, sd over 8 columns (4 summed)", f"2.1 {DARK_FRAME}; {HUMM}"),
+    "pattern": Parameter(2.0, 0.8, 3.0, "DN, sd over 8 columns (4 summed)", f"2.1 {DARK_FRAME}; eight columns: {HUMM}"),
     "column": Parameter(0.6, 0.2, 1.3, "DN, sd per column", f"1.2 {DARK_FRAME}"),
     "row": Parameter(0.5, 0.2, 1.0, "DN, sd per line", f"1.0 {DARK_FRAME}"),
     "pattern_left": Parameter(
         0.1, 0.0, 0.2, "of the column offsets", f"{ASSUMED}: what calibration leaves; shows in the shadows of products"
     ),
-    "nonlinearity": Parameter(6.0, 2.0, 10.0, "DN", f"shape {ISIS} lronaccal, below 600 DN: {HUMM}; size {ASSUMED}"),
+    "nonlinearity": Parameter(
+        6.0, 2.0, 10.0, "DN", f"below 600 DN: {HUMM}; shape {ISIS} lronaccal, {UNVERIFIED}; size {ASSUMED}"
+    ),
     "nonlinear_scale": Parameter(100.0, 70.0, 130.0, "DN", f"{ASSUMED}: the correction is gone at 600 DN"),
     "table": Parameter(0.0, 0.0, 0.0, "index into TABLES", "LRO:COMPAND_CODE of the labels"),
-    "summing": Parameter(1.0, 1.0, 1.0, "detector columns in a pixel, 1 or 2", ROBINSON),
+    "summing": Parameter(1.0, 1.0, 1.0, "detector columns in a pixel, 1 or 2", f"{ISIS} lronaccal"),
     "dropped": Parameter(0.0, 0.0, 0.0, "share of lines lost", "DATA_QUALITY bit 4 of the labels: missing packets"),
     "lossy": Parameter(1.0, 1.0, 1.0, "8-bit codes rounded together", "1: the NAC compresses without loss"),
 }
