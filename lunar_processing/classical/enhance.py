@@ -14,6 +14,7 @@ in the core it does not depend on how the image was cut into tiles. Nothing is d
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -247,12 +248,12 @@ class StripeSums:
         if upto <= self._done:
             return
         inner = slice(self._done - self._row, upto - self._row)
-        across, weight = self._offsets(axis=1, inner=inner)
+        with ThreadPoolExecutor(2) as pool:  # numpy and scipy let go of the interpreter
+            (across, weight_across), (down, weight_down) = pool.map(lambda axis: self._offsets(axis, inner), (1, 0))
         for half, rows in enumerate(_halves(self._done, upto)):
-            self._columns[half] += across[rows].sum(0), weight[rows].sum(0)
-        down, weight = self._offsets(axis=0, inner=inner)
-        for half, cols in enumerate(_halves(0, weight.shape[1])):
-            self._rows[half, :, self._done : upto] += down[:, cols].sum(1), weight[:, cols].sum(1)
+            self._columns[half] += across[rows].sum(0), weight_across[rows].sum(0)
+        for half, cols in enumerate(_halves(0, weight_down.shape[1])):
+            self._rows[half, :, self._done : upto] += down[:, cols].sum(1), weight_down[:, cols].sum(1)
         self._done = upto
         keep = max(0, upto - STRIPE_REACH - self._row)
         self._pixels, self._valid = self._pixels[keep:], self._valid[keep:]
