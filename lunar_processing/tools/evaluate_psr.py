@@ -172,10 +172,15 @@ def darkened(scene: Scene, level: float, wishes: Wishes) -> Case:
     recorded = sensor.degrade(torch.from_numpy(truth).float()[None], float(truth.mean()), camera, dice(seed, 1))
     pixels = sensor.calibrate(recorded)[0].numpy()
     valid = np.ones(pixels.shape, bool)
-    noise = noises.fit_noise(windows_of(pixels), 0.0)
-    noise = replace(noise, a=min(noise.a, CAMERA_MOST[0]), b=min(noise.b, CAMERA_MOST[1]))
+    noise = nominal(pixels)
     flat = classical.destripe(pixels, valid, classical.offsets(pixels, valid, noise), (0, 0))
     return Case(scene, level, truth, pixels, flat, noise)
+
+
+def nominal(pixels: np.ndarray) -> Noise:
+    """The noise of a calibrated image in DN, as it tells itself, but not more than the camera's."""
+    noise = noises.fit_noise(windows_of(pixels), 0.0)
+    return replace(noise, a=min(noise.a, CAMERA_MOST[0]), b=min(noise.b, CAMERA_MOST[1]))
 
 
 def _middle(shape: tuple[int, ...], wishes: Wishes) -> tuple[slice, slice]:
@@ -196,7 +201,7 @@ def restorers(say: Say) -> dict[str, Restorer]:
         "CLAHE": _display("clahe"),
         "Retinex": _display("retinex"),
         "bilateral": _bilateral,
-        "Gaussian, told its sigma": _gaussian,
+        "Gaussian, told its sigma": best_gaussian,
         "non-local means, told its strength": _nlm,
         "destripe-nlm": _destripe_nlm,
         BOUND: lambda case: restoration.wiener(case.flat, case.truth),
@@ -224,7 +229,8 @@ def _best(case: Case, images: Sequence[np.ndarray]) -> np.ndarray:
     return min(images, key=lambda image: float(np.mean((image - case.truth) ** 2)))
 
 
-def _gaussian(case: Case) -> np.ndarray:
+def best_gaussian(case: Case) -> np.ndarray:
+    """The blur that is nearest to the truth."""
     return _best(case, [ndimage.gaussian_filter(case.flat, s) for s in BLURS])
 
 
