@@ -37,7 +37,7 @@ class MultiScale(nn.Module):
 
     sees_validity = True
 
-    def __init__(self, widths: Sequence[int] = (24, 40, 56, 64)) -> None:
+    def __init__(self, widths: Sequence[int] = (16, 32, 48, 64)) -> None:
         super().__init__()
         first, second, third, fourth = widths
         self.stem = nn.Sequential(_layer(BLOCK**2, first), _layer(first, first))  # a value in 4 px
@@ -90,8 +90,8 @@ def relief(x: Tensor, valid: Tensor | None = None) -> Tensor:
 
     From each pixel the mean around is taken, and what is left is divided by the geometric mean of the deviation around
     and that of ordinary ground: half-way between forgetting how strong a thing is, and seeing nothing but that. Mean
-    and deviation are taken over the valid pixels within some 60 px. Invalid pixels become 0, the mean. Sides are filled
-    up to multiples of 32 with nothing seen.
+    and deviation are taken over the valid blocks within some 60 px. Blocks with a gap become 0, the mean. Sides are
+    filled up to multiples of 32 with nothing seen.
     """
     height, width = x.shape[-2:]
     fill = (0, -width % 32, 0, -height % 32)
@@ -99,21 +99,24 @@ def relief(x: Tensor, valid: Tensor | None = None) -> Tensor:
         valid = torch.ones_like(x, dtype=torch.bool) if valid is None else valid
         x, valid = functional.pad(x, fill), functional.pad(valid, fill)
     blocks = functional.pixel_unshuffle(x, BLOCK).contiguous(memory_format=torch.channels_last)  # faster from here on
-    if valid is None:
-        seen, count = None, torch.ones(())
-    else:
-        seen = functional.pixel_unshuffle(valid.to(x.dtype), BLOCK)
+    seen, count = torch.ones(()), torch.ones(())
+    if valid is not None:
+        seen = (functional.avg_pool2d(valid.to(x.dtype), BLOCK) > 0.999).to(x.dtype)  # blocks without a gap
         blocks, count = blocks * seen, _around(seen).clamp_min(1e-6)
-    mean = _finer(_around(blocks) / count)
-    blocks = blocks - (mean if seen is None else mean * seen)
-    spread = (_around(blocks.abs()) / count).clamp_min(DULLEST).mul(TYPICAL).sqrt()
+    blocks = blocks - _finer(_around(_thinned(blocks)) / count) * seen
+    spread = (_around(_thinned(blocks).abs()) / count).clamp_min(DULLEST).mul(TYPICAL).sqrt()
     return blocks.mul_(_finer(1 / spread)).clamp_(-FARTHEST, FARTHEST)
 
 
+def _thinned(blocks: Tensor) -> Tensor:
+    """Every second pixel of every second row."""
+    return blocks.unflatten(1, (BLOCK, BLOCK))[:, ::2, ::2].flatten(1, 2)
+
+
 def _around(blocks: Tensor) -> Tensor:
-    """The mean within some 60 px, one for 16 × 16 px, from every second pixel of every second row."""
-    some = blocks.unflatten(1, (BLOCK, BLOCK))[:, ::2, ::2].mean(dim=(1, 2)).unsqueeze(1)
-    return functional.avg_pool2d(functional.avg_pool2d(some, 4), AROUND, 1, AROUND // 2, count_include_pad=False)
+    """The mean within some 60 px, one for 16 × 16 px."""
+    squares = functional.avg_pool2d(blocks.mean(dim=1, keepdim=True), 4)
+    return functional.avg_pool2d(squares, AROUND, 1, AROUND // 2, count_include_pad=False)
 
 
 def _finer(x: Tensor) -> Tensor:
@@ -122,7 +125,7 @@ def _finer(x: Tensor) -> Tensor:
 
 def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def _twice(x: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def window_targets(planted: Planted) -> Tensor:
 RECIPE = Recipe(
     name="anomalies",
     title="What is strange, in windows of 32 to 256 px",
-    card=Card("", "anomalies", "multiscale", settings={"widths": (24, 40, 56, 64)}, tile=2944, halo=192, stride=STRIDE,
+    card=Card("", "anomalies", "multiscale", settings={"widths": (16, 32, 48, 64)}, tile=2944, halo=192, stride=STRIDE,
               window=64, windows=WINDOWS, output="scores"),
     task=task,
     policy="orbital",
