@@ -263,6 +263,7 @@ def _train(given: argparse.Namespace, console: Console) -> int:
         steps=given.steps,
         seed=given.seed,
         resume=given.resume,
+        quality=given.quality,
         band=given.band,
         size=given.size,
         batch=given.batch,
@@ -641,6 +642,11 @@ def _train_parser(commands: Any) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="a setting of the network, for example latent=8; repeatable",
+    )
+    tool.add_argument(
+        "--quality",
+        action="store_true",
+        help="leave out images whose labels tell of errors, a very high or low sun, an oblique view, or coarse pixels",
     )
     tool.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to train (default auto)"

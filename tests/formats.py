@@ -283,6 +283,7 @@ START_TIME = 2009-07-25T20:01:02.123
 PRODUCT_TYPE = {kind}
 TARGET_NAME = MOON
 FRAME_ID = {frame}
+DATA_QUALITY_ID = "{errors}"
 LRO:TEMPERATURE_SCS = 3.88 <degC>
 LRO:TEMPERATURE_FPA = 17.73 <degC>
 LRO:TEMPERATURE_FPA_RAW = 2115
@@ -292,10 +293,12 @@ LINE_EXPOSURE_DURATION = 0.3376 <ms>
 LRO:COMPAND_CODE = 3"""
 
 
-def nac_edr(path: Path, pixels: np.ndarray | None = None, product: str = "M104318871LE") -> Path:
+def nac_edr(path: Path, pixels: np.ndarray | None = None, product: str = "M104318871LE", errors: int = 0) -> Path:
     """A raw LROC NAC image: 8 bit, companded, no constant for missing data; a 0 is a dark pixel."""
     pixels = ramp("uint8") if pixels is None else pixels
-    header = _NAC_HEADER.format(data_set="LRO-L-LROC-2-EDR-V1.0", product=product, kind="EDR", frame="LEFT")
+    header = _NAC_HEADER.format(
+        data_set="LRO-L-LROC-2-EDR-V1.0", product=product, kind="EDR", frame="LEFT", errors=errors
+    )
     return pds3(path, pixels, header, "  UNIT = RAW_INSTRUMENT_COUNT")
 
 
@@ -305,7 +308,7 @@ CDR_SCALE = 3.0518509475997199e-05
 def nac_cdr(path: Path, pixels: np.ndarray | None = None, product: str = "M104318871RC") -> Path:
     """A calibrated LROC NAC image: int16, I/F by a scale, five special values."""
     pixels = ramp("int16") if pixels is None else pixels
-    header = _NAC_HEADER.format(data_set="LRO-L-LROC-3-CDR-V1.0", product=product, kind="CDR", frame="RIGHT")
+    header = _NAC_HEADER.format(data_set="LRO-L-LROC-3-CDR-V1.0", product=product, kind="CDR", frame="RIGHT", errors=0)
     return pds3(
         path,
         pixels,

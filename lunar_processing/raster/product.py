@@ -54,6 +54,7 @@ class Product:
     temperature_c: float | None = None
     missing: tuple[Range, ...] = ()
     trust_nodata: bool = True
+    errors: int | None = None  # bits of the label's DATA_QUALITY_ID; 0 is none
 
 
 def read_product(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]) -> Product:
@@ -78,6 +79,7 @@ def read_product(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]) 
         temperature_c=_temperature(keywords),
         missing=_missing(dataset, label),
         trust_nodata=not _nodata_is_invented(dataset, label),
+        errors=_errors(keywords),
     )
 
 
@@ -104,6 +106,7 @@ _KEYWORDS: dict[str, tuple[str, ...]] = {
     "start_time": ("starttime", "startdatetime"),
     "summing": ("crosstracksumming", "spatialsumming", "samplebinmode"),
     "exposure_ms": ("lineexposureduration", "exposureduration"),
+    "errors": ("dataqualityid",),
     "temperature_c": ("temperaturefpa", "focalplanetemperature"),
 }
 
@@ -204,6 +207,11 @@ def _angle(keywords: dict[str, Any], field: str, most: float) -> float | None:
 def _summing(keywords: dict[str, Any]) -> int | None:
     number = _measure(keywords, "summing", {"": 1.0})
     return int(number) if number and number > 0 and number == int(number) else None
+
+
+def _errors(keywords: dict[str, Any]) -> int | None:
+    text = _words(keywords, "errors")
+    return int(text) if text and text.isdecimal() else None
 
 
 def _temperature(keywords: dict[str, Any]) -> float | None:

@@ -22,6 +22,7 @@ from lunar_processing.devices import choose_device
 from lunar_processing.errors import Cancelled, DataError, ModelError, ParameterError
 from lunar_processing.modelpack import Card, Pack, find_pack, save_pack
 from lunar_processing.networks import FAMILIES
+from lunar_processing.raster.quality import faults
 from lunar_processing.tools import job as jobs
 from lunar_processing.tools.backgrounds import background
 from lunar_processing.tools.calibrate_rocks import calibrate
@@ -54,8 +55,8 @@ class Wishes:
     """What to train on what; None means: as the recipe says.
 
     `images`: files, folders, manifests (.csv) or banks (.safetensors). `labels`: a vector layer, a mask, or a folder
-    of masks. `area`: a polygon layer; outside nobody has looked. `settings`: of the network, where they are to differ.
-    `simulated`: share of simulated scenes, 0…1.
+    of masks. `area`: a polygon layer; outside nobody has looked. `quality`: without images whose labels speak against
+    them. `settings`: of the network, where they are to differ. `simulated`: share of simulated scenes, 0…1.
     """
 
     recipe: str
@@ -73,6 +74,7 @@ class Wishes:
     steps: int | None = None
     seed: int = 0
     resume: bool = False
+    quality: bool = False
     band: int | None = None
     size: int | None = None
     batch: int | None = None
@@ -239,7 +241,8 @@ class _Reader:
                 rows += _listed(Path(name))
         for done, row in enumerate(rows):
             self.report.progress("read", done, len(rows))
-            pictures.append(self._picture(row, alone=len(rows) == 1))
+            picture = self._picture(row, alone=len(rows) == 1)
+            pictures += [picture] if picture else []
         self._check_overlap(pictures, rows)
         return pictures
 
@@ -247,13 +250,18 @@ class _Reader:
         self.warnings.append(message)
         self.report.log("warning", message)
 
-    def _picture(self, row: Mapping[str, str], alone: bool) -> Picture:
+    def _picture(self, row: Mapping[str, str], alone: bool) -> Picture | None:
+        """An image with its labels; None if it is left out."""
         path = Path(row["image"])
         labels = row.get("labels") or (self.wishes.labels and find_labels(path, self.wishes.labels, alone))
         scale, sun = _number(row, "pixel_size"), _number(row, "sun_azimuth")
         options = jobs.Options(path, band=self.wishes.band, pixel_size=scale, sun_azimuth=sun)
         with jobs.start("train", options) as job:
             grid, product = job.image.grid, job.image.product
+            wrong = faults(product, job.pixel_size) if self.wishes.quality else []
+            if wrong:
+                self.warn(f"{path.name} is left out: {', '.join(wrong)}.")
+                return None
             self.pixels += grid.width * grid.height
             if self.pixels > MOST_PIXELS:
                 raise DataError(

@@ -34,7 +34,7 @@ def task(lesson: Lesson, error: str, beta: float) -> Task:
     net = lesson.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def step(batch: Batch, state: State) -> Mapping[str, Tensor]:
-        image = batch["image"].clamp(0, 1).contiguous(memory_format=torch.channels_last)
+        image = _whole(batch).clamp(0, 1).contiguous(memory_format=torch.channels_last)
         with state.precision():
             rebuilt = net(image)
         wrong, divergence = terms(Rebuilt(*(part.float() for part in rebuilt)), image, error)
@@ -54,6 +54,12 @@ def task(lesson: Lesson, error: str, beta: float) -> Task:
     optimisers = {"net": torch.optim.Adam(net.parameters(), lesson.rate)}
     validate = by_product(lesson, measure, finish)
     return Task({"net": net}, optimisers, lesson.batch, step, validate, ("loss", "low"), lesson.about)
+
+
+def _whole(batch: Batch) -> Tensor:
+    """The windows without a gap, which is what black borders are; all, where there are not two for a statistic."""
+    whole = batch["valid"].flatten(1).all(dim=1)
+    return batch["image"][whole] if int(whole.sum()) > 1 else batch["image"]
 
 
 # The published pixels are those of 8-bit images, divided by 255. Here an image is stretched between two percentiles and
