@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from qgis.core import (
     QgsDataProvider,
     QgsMapLayer,
+    QgsMapLayerStyle,
     QgsProcessingLayerPostProcessorInterface,
     QgsProviderRegistry,
     QgsVectorLayer,
@@ -22,6 +23,7 @@ from . import engine
 
 SAMPLE = 200_000  # pixels looked at for a contrast stretch
 CUT = (0.02, 0.98)  # shares of the pixels below and above which contrast is not spent
+OTHER_BANDS = {"enhanced": {"Sigma": 2, "Resolvable size": 4}}  # style → title of a further style → its band
 NODATA, SUNLIT = 1, 4  # bits of the flags of an enhanced image
 WORTH_A_TONE = 0.005  # share of the pixels below which shadow gets no tones of its own
 # Written at the end of each .qml beside a result. A style that the user saved as default lacks it and is kept.
@@ -37,11 +39,22 @@ def fitted(style: str, source: str) -> str:
 
 
 def dress(layer: QgsMapLayer, style: str) -> None:
-    """Give a loaded layer its style."""
+    """Give a loaded layer its style, and beside it those of its other bands: in the menu Styles of the layer."""
     document = QDomDocument()
     document.setContent(fitted(style, layer.source()))
     layer.importNamedStyle(document)
+    manager = layer.styleManager()
+    for title, band in OTHER_BANDS.get(style, {}).items():
+        manager.addStyle(title, QgsMapLayerStyle(of_band(band, layer.source())))
     layer.triggerRepaint()
+
+
+def of_band(band: int, source: str) -> str:
+    """The QML that shows one band of a raster in colours."""
+    tree = ElementTree.parse(engine.HERE / "styles" / "scores.qml")
+    tree.find(".//rasterrenderer").set("band", str(band))
+    _fit_ramp(tree, source, band)
+    return ElementTree.tostring(tree.getroot(), encoding="unicode")
 
 
 def write_beside(target: str, style: str) -> None:
@@ -102,9 +115,9 @@ def _fit_tones(tree: ElementTree.ElementTree, source: str) -> None:
     _set_stops(tree, [low, middle, high])
 
 
-def _fit_ramp(tree: ElementTree.ElementTree, source: str) -> None:
+def _fit_ramp(tree: ElementTree.ElementTree, source: str, band: int = 1) -> None:
     """Colours, which the template gives for 0 to 1, from the 2nd to the 98th percentile."""
-    low, high = _cut([v for v in _look(source, 1) if math.isfinite(v)])
+    low, high = _cut([v for v in _look(source, band) if math.isfinite(v)])
     items = tree.findall(".//colorrampshader/item")
     _set_stops(tree, [low + (high - low) * float(item.get("value")) for item in items])
 

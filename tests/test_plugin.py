@@ -271,6 +271,11 @@ def test_temporary_layers_come_back_named_and_styled(qgis, image):
             elif layer.renderer().type() == "singlebandpseudocolor":
                 facts["range"] = [layer.renderer().classificationMin(), layer.renderer().classificationMax()]
                 facts["items"] = [i.value for i in layer.renderer().shader().rasterShaderFunction().colorRampItemList()]
+                facts["bands"] = {}
+                for title in layer.styleManager().styles():
+                    layer.styleManager().setCurrentStyle(title)
+                    facts["bands"][title] = layer.renderer().band()
+                layer.styleManager().setCurrentStyle("default")
             answer[layer.name()] = facts
         tell(answer)
         """,
@@ -301,6 +306,7 @@ def test_temporary_layers_come_back_named_and_styled(qgis, image):
     tones = told[f"Enhanced image – {stem}"]["items"]  # black, mid-grey, white: half of the greys are for the shadow
     assert tones[:2] == pytest.approx([darkest, brightest_shadow], abs=0.05 * (brightest_shadow - darkest))
     assert tones[2] == pytest.approx(brightest, rel=0.05)
+    assert told[f"Enhanced image – {stem}"]["bands"] == {"default": 1, "Sigma": 2, "Resolvable size": 4}
     scores = told[f"Anomaly scores – {stem}"]
     assert scores["range"][0] < scores["range"][1]
     assert [scores["items"][0], scores["items"][-1]] == pytest.approx(scores["range"])

@@ -33,7 +33,8 @@ class EnhancePsr(LunarTool):
             None,
             "enhanced",
             "GeoTIFF (float32, four bands) on exactly the grid of the image. QGIS shows band 1: shadow in the darker "
-            "half of the greys, sunlit ground in the lighter half.",
+            "half of the greys, sunlit ground in the lighter half. The menu Styles of the layer offers sigma and the "
+            "resolvable size too.",
         ),
     )
     CONTENTS = {
