@@ -60,7 +60,7 @@ def shadow_step(pack: Pack, noise: Noise, profiles: Profiles, level: float, devi
     def apply(pixels: np.ndarray, valid: np.ndarray, origins: Sequence[tuple[int, int]]) -> np.ndarray:
         flat = np.stack([without_stripes(p, v, profiles, o, level) for p, v, o in zip(pixels, valid, origins)])
         x = torch.from_numpy((flat - np.float32(noise.black)) / np.float32(unit)).to(where)[:, None]
-        output = network(x, slope).float().cpu().numpy()
+        output = network(x, torch.full((len(x),), slope, device=where)).float().cpu().numpy()
         output *= np.float32(unit)
         output[:, 0] += np.float32(noise.black)
         return np.asarray(output)
