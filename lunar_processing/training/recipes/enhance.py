@@ -209,10 +209,15 @@ def _db(squared: float) -> float:
     return -10 * math.log10(max(squared, 1e-12))
 
 
+ABOUT = (
+    "Estimates the light in permanent shadow and its own error, learnt through the model of the Narrow Angle Camera. "
+    "Assumed: calibrated values proportional to light, 0 for none where the unit is known; noise that is the variance "
+    "a + b * signal, read from the image, with the spectrum that taking out the echo leaves. Units are kept."
+)
 RECIPE = Recipe(
     name="enhance",
     title="Permanent shadow, by the physics of the camera",
-    card=Card("", "enhance", "shadow", settings={"widths": [32, 48, 64], "deep": 2},
+    card=Card("", "enhance", "shadow", description=ABOUT, settings={"widths": [32, 48, 64], "deep": 2},
               normalisation=Normalisation("noise", 0.5, 100.0), pixel_size_m=(0.5, 2.0), tile=1024, halo=64, stride=1),
     task=task,
     policy="moves",
