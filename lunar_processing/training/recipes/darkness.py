@@ -10,7 +10,7 @@ from torch import Tensor
 from lunar_processing.simulate import sensor
 from lunar_processing.training.data import dice, mix
 
-BURNT = 3500.0  # DN above which the detector may have been full
+BURNT = 3200.0  # DN above which the detector may have been full
 # What differs from the camera itself: destriping has been done, and left this much of the offsets of lines and columns.
 LEFT = {"row": (0.03, 0.8), "pattern_left": (0.0, 0.08), "table": (1.0, 1.0), "dropped": (0.0, 0.0)}
 ROUGH = 0.08  # of the signal: how much relief may pass for noise when noise is measured in the image
