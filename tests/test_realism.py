@@ -189,7 +189,9 @@ def test_the_report_on_real_images_is_written_by_the_command(real_data, tmp_path
 
     command = ["evaluate", "simulator", "--real", str(real_data / "nac_cdr"), "--out", str(tmp_path), "--steps", "2"]
     assert main([*command, "--json"]) == 0
-    assert "accuracy of" in (tmp_path / "realism.md").read_text()
+    report = (tmp_path / "realism.md").read_text()
+    assert "accuracy of" in report
+    assert "2 steps of learning" in report
     assert (tmp_path / "realism.png").stat().st_size > 100_000
 
 

@@ -75,9 +75,8 @@ def compare_simulator(
     measured = realism.compare(judged, drawn[1], verdict)
     out.mkdir(parents=True, exist_ok=True)
     with Draft(out / "realism.md", overwrite=True) as text, Draft(out / "realism.png", overwrite=True) as figure:
-        text.path.write_text(
-            realism.in_words(measured, f"Simulated ({wishes.recipe}) and real images"), encoding="utf-8"
-        )
+        words = realism.in_words(measured, f"Simulated ({wishes.recipe}) and real images")
+        text.path.write_text(words + _how(wishes), encoding="utf-8")
         realism.picture(judged, drawn[1], figure.path, wishes.seed)
         text.publish()
         figure.publish()
@@ -88,6 +87,14 @@ def compare_simulator(
         "auc": verdict.auc,
         "distances": {name: d.distance for name, d in measured.distances.items()},
     }
+
+
+def _how(wishes: Wishes) -> str:
+    """A line that says what the numbers depend on."""
+    return (
+        f"\nJudged by the products of {wishes.part}; {wishes.scenes_per_product} scenes for each product, "
+        f"{wishes.steps} steps of learning, seed {wishes.seed}.\n"
+    )
 
 
 def read_folder(folder: Path) -> Images:
