@@ -355,7 +355,7 @@ def test_points_keep_the_distance_and_the_percentile_that_are_asked_for(image: P
     assert len(points) >= 3
     assert distance[~np.eye(len(points), dtype=bool)].min() >= 250 * 0.999  # on the ground; the map is not quite it
     assert points["percentile"].min() >= 50
-    score, _ = read_all(scores)
+    score = read_all(scores)[0]
     assert points["score"][0] == pytest.approx(np.nanmax(score))
 
 

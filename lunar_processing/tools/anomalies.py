@@ -159,6 +159,8 @@ def _default(job: Job) -> str:
         pack = find_pack(DEFAULT, job.options.model_folders)
         pack.verify()
         pack.doubts_about(job.pixel_size)
+        if min(job.image.grid.width, job.image.grid.height) < pack.card.window:
+            raise ModelError(f"it needs an image of {pack.card.window} px.", "nothing is to be done.")
     except ModelError as error:
         job.info(f"{FALLBACK} is used, since {DEFAULT} cannot be: {error}")
         return FALLBACK

@@ -136,8 +136,8 @@ def window_targets(planted: Planted) -> Tensor:
 RECIPE = Recipe(
     name="anomalies",
     title="What is strange, in windows of 32 to 256 px",
-    card=Card("", "anomalies", "multiscale", settings={"widths": (16, 32, 48, 64)}, tile=2944, halo=192, stride=STRIDE,
-              window=64, windows=WINDOWS, output="scores"),
+    card=Card("", "anomalies", "multiscale", settings={"widths": (16, 32, 48, 64)}, pixel_size_m=(0.5, 1.5),
+              tile=2944, halo=192, stride=STRIDE, window=64, windows=WINDOWS, output="scores"),
     task=task,
     policy="orbital",
     scenes="nac",
