@@ -169,6 +169,7 @@ def concatenate(parts: Iterator[Blobs] | list[Blobs]) -> Blobs:
 # ---- things that touch: told apart by their middles ---------------------------------------------------------------
 
 ROOM = 64  # px: an object and its shadow reach no further than this from its middle, or are cut there
+DARK = 0.35  # probability from which on a pixel counts as shadow: a narrow one never reaches a half
 DIP = 0.85  # two summits are one object if the way between them does not fall below this share of the lower one
 
 
@@ -244,11 +245,11 @@ class MiddleFinder:
         at = np.where(inside, at, 0)
         own = inside & (labels[at[0], at[1]] == np.arange(1, len(col) + 1)[:, None])
         # Between a rock and its shadow a pixel may be neither.
-        covered = ndimage.binary_closing(np.pad(own | (dark > 0.5), ((0, 0), (4, 4))), np.ones((1, 7)))[:, 4:-4]
+        covered = ndimage.binary_closing(np.pad(own | (dark > DARK), ((0, 0), (4, 4))), np.ones((1, 7)))[:, 4:-4]
         body = own.cumsum(axis=1)
         left = ~covered & (body == body[:, -1:])  # a notch in the rock itself is no end
         end = np.where(left.any(axis=1), left.argmax(axis=1), len(steps) - 1)
-        cast = ((dark > 0.5) & ~own & (np.arange(len(steps)) < end[:, None])).any(axis=1)
+        cast = ((dark > DARK) & ~own & (np.arange(len(steps)) < end[:, None])).any(axis=1)
         seen = np.take_along_axis(inside, end[:, None], axis=1)[:, 0] & left.any(axis=1)
         return np.where(cast & seen, steps[end], np.nan)
 

@@ -158,3 +158,50 @@ def test_a_card_whose_classes_are_not_those_of_middles_is_refused(image: Path, m
     ran = lunar("rocks", image, tmp_path / "r.gpkg", "--model", other)
     assert ran.code == 1
     assert "classes" in ran.err
+
+
+# ---- the shipped model -------------------------------------------------------------------------------------------
+
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "rocks-orbital"
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory):
+    """A simulated field of rocks, 400 px, and its truth."""
+    from lunar_processing.tools.evaluate_rocks import SCENES, draw
+
+    return draw(SCENES, 1, 400, 4, tmp_path_factory.mktemp("field"))[0]
+
+
+def test_the_shipped_model_finds_the_same_rocks_whatever_the_tile_size(field, tmp_path: Path) -> None:
+    pack = read_pack(SHIPPED)
+    found = []
+    for tile in (1024, 304):
+        folder = tmp_path / str(tile)
+        save_pack(folder, Card(**{**vars(pack.card), "tile": tile}), pack.network())
+        rocks, _ = rocks_of(field.path, folder, tmp_path / f"{tile}.gpkg", "--pixel-size", 1)
+        found.append({tuple(np.round(rock, 1)) for rock in zip(rocks["sample"], rocks["line"], rocks["diam_eq_px"])})
+    assert len(found[0]) > 50
+    assert len(found[0] & found[1]) >= 0.995 * len(found[0] | found[1])
+
+
+def test_the_shipped_model_is_the_default_and_its_rocks_are_rocks(field, tmp_path: Path) -> None:
+    from lunar_processing.evaluate.rocks import Stones, scores, tally
+
+    options = ("--pixel-size", 1, "--sun-azimuth", field.azimuth, "--incidence", field.incidence, "--json")
+    ran = lunar("rocks", field.path, tmp_path / "r.gpkg", *options)
+    assert ran.result["model"] == "rocks-orbital"
+    rocks = read_layer(tmp_path / "r.gpkg", "rocks")
+    fair = np.ones(len(rocks), bool)
+    found = Stones(rocks["sample"], rocks["line"], rocks["diam_eq_px"], rocks["height_m"], fair).inside(400, 400, 8)
+    told = scores(tally([(field.true, found)]), 3)
+    assert told["true"] > 20
+    assert told["f1"] > 0.8
+
+
+def test_pixels_that_the_shipped_model_does_not_know_go_to_the_other_method(field, tmp_path: Path) -> None:
+    options = ("--sun-azimuth", 270, "--pixel-size", 20, "--progress", "jsonl")
+    ran = lunar("rocks", field.path, tmp_path / "r.gpkg", *options)
+    assert ran.code == 0, ran.err
+    assert ran.events[-1]["model"] == "shadow-pairs"
+    assert any("rocks-orbital" in event.get("message", "") for event in ran.events)

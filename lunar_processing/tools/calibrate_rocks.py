@@ -20,14 +20,14 @@ from lunar_processing.simulate.scenes import SceneRecipe
 from lunar_processing.tools import evaluate_rocks as scenes
 from lunar_processing.tools.evaluate_rocks import Scene
 from lunar_processing.tools.job import Options
-from lunar_processing.tools.rocks import POINTS, Wishes, segment_rocks
+from lunar_processing.tools.rocks import CLEAR, POINTS, Wishes, segment_rocks
 from lunar_processing.training.recipes.rocks import WIDE
 from lunar_processing.vector import read_layer
 
 SEED = 520_000
 THRESHOLDS = (0.25, 0.35, 0.5)
 LEAST_SCORES = np.arange(0.3, 0.86, 0.05)
-EDGES = np.arange(0.0, 0.61, 0.05)
+EDGES = np.arange(-0.1, 0.41, 0.05)
 QUANTILES = np.array([0.02, 0.1, 0.25, 0.45, 0.65, 0.8, 0.9, 0.96, 0.99])
 SMALLEST = 2.2  # px: pairs of smaller true rocks do not tell how large rocks are
 LOWEST_F1 = {"3-5 px": 0.6, "5 px and more": 0.75}  # less is not called working
@@ -144,10 +144,11 @@ def _quality(
 
 def _shadow_edge(pairs: np.ndarray, knots: np.ndarray) -> tuple[float, float]:
     """How far behind the middle the edge lies that throws the tip, in diameters, and what heights are multiplied by."""
-    some = pairs[np.isfinite(pairs[:, 3]) & (pairs[:, 0] >= 3) & (pairs[:, 4] > 0.5)]
+    diameter = _corrected(pairs[:, 1], knots)
+    clear = (pairs[:, 0] >= 3) & (pairs[:, 3] >= CLEAR * diameter)
+    some, diameter = pairs[clear], diameter[clear]
     if len(some) < 20:
-        return 0.3, 1.0
-    diameter = _corrected(some[:, 1], knots)
+        return 0.0, 1.0
 
     def misses(edge: float) -> tuple[float, float, float]:
         guess = np.maximum(some[:, 3] - edge * diameter, 1e-3) / some[:, 4]

@@ -35,6 +35,8 @@ AREA_CELLS = 1 << 22
 AREA_SCALES = 1 << 17
 # Smaller rocks are found only now and then: about four pixels is where catalogues begin to be complete.
 COMPLETE_PX = 4
+# Shadows shorter than this share of the diameter, from the middle, tell of no height.
+CLEAR = 0.75
 # Below this confidence an estimated sun direction is a guess.
 TRUSTED_SUN = 0.5
 
@@ -314,6 +316,7 @@ def _heights(
     """Length of the shadow from the rock's middle, and height of the rock; NaN where they cannot be known.
 
     The edge that throws the tip of the shadow lies behind the middle, by a share of the diameter that the card tells.
+    A shadow that hardly comes out from under its rock tells of the rock's width and not of its height.
     """
     away = light.away()
     nothing = np.full(len(diameter), np.nan)
@@ -322,9 +325,9 @@ def _heights(
     length = blobs.tip * np.hypot(*np.moveaxis(ground @ np.array(away), -1, 0))
     if light.incidence is None or not 0 < light.incidence < 90:
         return length, nothing
-    behind, scale = (float(method.card.reading.get(name, usual)) for name, usual in (("edge", 0.3), ("height", 1.0)))
+    behind, scale = (float(method.card.reading.get(name, usual)) for name, usual in (("edge", 0.0), ("height", 1.0)))
     height = scale * np.maximum(length - behind * diameter, 0) / math.tan(math.radians(light.incidence))
-    return length, np.where(height > 0, height, np.nan)
+    return length, np.where((height > 0) & (length >= CLEAR * diameter), height, np.nan)
 
 
 def _axes(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
