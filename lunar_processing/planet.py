@@ -17,7 +17,7 @@ from affine import Affine
 from pyproj import CRS, Proj, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
-from lunar_processing.errors import PlanetError
+from lunar_processing.errors import ParameterError, PlanetError
 from lunar_processing.grid import Grid
 
 
@@ -273,7 +273,7 @@ def _body_named(name: str) -> Body:
     for known, body in BODIES.items():
         if known.lower() == name.strip().lower():
             return body
-    raise PlanetError(f"The body {name!r} is not known.", f"name one of {', '.join(BODIES)}.")
+    raise ParameterError(f"The body {name!r} is not known.", f"name one of {', '.join(BODIES)}.")
 
 
 def _measured_on(wkt: str | None, body: Body | None) -> Body | None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import CRS, Geod
 
-from lunar_processing.errors import PlanetError
+from lunar_processing.errors import ParameterError, PlanetError
 from lunar_processing.grid import PIXEL_SPACE, Grid
 from lunar_processing.planet import (
     BODIES,
@@ -145,7 +145,7 @@ def test_a_named_body_wins() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(PlanetError, match="Mon") as caught:
+    with pytest.raises(ParameterError, match="Mon") as caught:
         resolve_body(None, "Mon")
     assert all(name in caught.value.cure for name in BODIES)
 
