@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lunar_processing.errors import ModelError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 CARD = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -29,6 +29,8 @@ FORMAT = 1
 # much), and a factor where doubt becomes refusal.
 UNSEEN = 0.05
 TOLERATED = 2.0
+STEP = ".int8_step"  # after the name of a matrix in int8: what its numbers count
+BLOCK = 128  # so many numbers side by side in a row count one step
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Pack:
         self.verify()
         try:
             network = FAMILIES[self.card.family](**self.card.settings)
-            network.load_state_dict(load_file(self.folder / WEIGHTS))
+            network.load_state_dict(_widened(load_file(self.folder / WEIGHTS)))
         except Exception as error:
             raise ModelError(
                 f"The weights of model {self.card.id} do not fit its card ({error}).", "install the model again."
@@ -218,10 +220,12 @@ def read_pack(folder: Path) -> Pack:
         raise ModelError(f"The card {path} cannot be understood ({error}).", "install the model again.") from error
 
 
-def save_pack(folder: Path, card: Card, network: nn.Module, half: bool = False) -> Pack:
+def save_pack(folder: Path, card: Card, network: nn.Module, keep: str = "float32") -> Pack:
     """Write a model; the card gets the checksum of the weights.
 
-    With `half`, matrices, where most weights are, are kept as float16; kernels, biases and statistics stay float32.
+    `keep` is how matrices are kept, in which most weights are: float32, float16, or int8, where each block of a row
+    counts steps of its own. All else stays float32. It is a matter of the file alone: a network that was read computes
+    in float32.
     """
     from dataclasses import replace
 
@@ -229,10 +233,34 @@ def save_pack(folder: Path, card: Card, network: nn.Module, half: bool = False) 
 
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    if half:
-        weights = {k: v.half() if v.is_floating_point() and v.dim() == 2 else v for k, v in weights.items()}
-    save_file(weights, folder / WEIGHTS)
+    save_file(_narrowed(weights, keep), folder / WEIGHTS)
     return write_card(folder, replace(card, sha256=sha256_of(folder / WEIGHTS)))
+
+
+def _narrowed(weights: Mapping[str, Tensor], keep: str) -> dict[str, Tensor]:
+    import torch
+
+    kept = dict(weights)
+    for name in [name for name, value in weights.items() if value.is_floating_point() and value.dim() == 2]:
+        if keep == "float16":
+            kept[name] = kept[name].half()
+        if keep == "int8":
+            blocks = kept[name].split(BLOCK, dim=1)
+            kept[name + STEP] = torch.stack([block.abs().amax(dim=1) for block in blocks], dim=1).clamp_min(1e-30) / 127
+            kept[name] = (kept[name] / _spread(kept[name + STEP], kept[name])).round().to(torch.int8)
+    return kept
+
+
+def _widened(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """int8 turned back; float16 is turned by the network that it is loaded into."""
+    weights = dict(kept)
+    for name in [name for name in kept if name + STEP in kept]:
+        weights[name] = kept[name] * _spread(weights.pop(name + STEP), kept[name])
+    return weights
+
+
+def _spread(steps: Tensor, matrix: Tensor) -> Tensor:
+    return steps.repeat_interleave(BLOCK, dim=1)[:, : matrix.shape[1]]
 
 
 def write_card(folder: Path, card: Card) -> Pack:

@@ -151,7 +151,7 @@ def train_model(wishes: Wishes, report: jobs.Report | None = None) -> Trained:
         population=finished.pop("population", {}),
         measured={**_known(outcome.measured), **finished},
     )
-    save_pack(wishes.out, card, network, recipe.half)
+    save_pack(wishes.out, card, network, recipe.keep)
     if card.output == MIDDLES and start is None:
         report.log("info", "Finding out how its outputs are to be read.")
         calibrate(wishes.out)

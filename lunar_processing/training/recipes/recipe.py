@@ -20,7 +20,7 @@ class Recipe:
 
     `card` is that of a new model, without id and numbers. `policy` names the augmentation, `scenes` the recipe of
     simulated scenes that may be mixed in; with `scene`, windows are cut from scenes of that side, px, so that a window
-    may be dull or bright in its scene. `half`: matrices are kept as float16. `task` turns a lesson into
+    may be dull or bright in its scene. `keep` is how matrices are kept, see `save_pack`. `task` turns a lesson into
     what the loop trains; `main` is the name of its network that the model consists of. `steps` is the length without a
     time limit. `finish` is what is done to the best
     network at the end, and returns what it measures then.
@@ -42,7 +42,7 @@ class Recipe:
     rate: float = 1e-3
     steps: int = 2000
     scene: int = 0
-    half: bool = False
+    keep: str = "float32"
     sampler: Callable[[Sequence[Picture], int, int, int, str], Sampler] | None = None
     validation: Callable[[int], list[Picture]] | None = None
     finish: Callable[[Lesson, nn.Module], Mapping[str, Any]] | None = None

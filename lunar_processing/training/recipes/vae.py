@@ -76,7 +76,7 @@ RECIPES = (
         scene=256,
         size=64,
         batch=128,
-        half=True,
+        keep="int8",
     ),
     Recipe(
         name="vae-2020",
@@ -89,6 +89,6 @@ RECIPES = (
         scene=256,
         size=64,
         batch=128,
-        half=True,
+        keep="float16",
     ),
 )  # fmt: skip
