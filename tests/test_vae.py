@@ -100,8 +100,17 @@ def test_windows_are_cut_in_reading_order():
     assert cut(x, 4, 2)[0, :, :, 0, 0].tolist() == [[0, 2, 4], [16, 18, 20]]
 
 
-def test_gaps_say_nothing_and_too_many_of_them_give_no_score():
+def test_a_window_with_a_gap_gets_no_score_as_published():
     network, x = lived(VAE(**SMALL)), noise(1, 1, 16, 64)
+    valid = torch.ones_like(x, dtype=torch.bool)
+    valid[..., 7, 20], valid[..., 48:] = False, False  # one pixel; a black border
+    scores = network(x, valid).flatten()
+    assert scores.isnan().tolist() == [False, True, False, True]
+    torch.testing.assert_close(scores[[0, 2]], network(x).flatten()[[0, 2]])
+
+
+def test_gaps_say_nothing_and_too_many_of_them_give_no_score():
+    network, x = lived(VAE(**SMALL, seen=0.5)), noise(1, 1, 16, 64)
     valid = torch.ones_like(x, dtype=torch.bool)
     valid[..., 16 + 4 : 32], valid[..., 40:48] = False, False  # three quarters, then half
     other = torch.where(valid, x, 0.9)

@@ -38,7 +38,8 @@ class VAE(nn.Module):
     Windows of `window` pixels lie `stride` pixels apart; what is left at the right and the bottom is not looked at.
     Pixels are 0…1 and held there, as an 8-bit image divided by 255 holds them. In evaluation the latent vector is its
     mean, so that a window always gets the same score. `hidden` is the width of the fully connected layers around the
-    latent vector, 0 for none.
+    latent vector, 0 for none. `seen` is the share of a window's pixels that must be valid for it to get a score: 1, as
+    published, leaves out black borders, and what is less than a window at an edge.
     """
 
     sees_validity = True  # may be told which pixels are valid
@@ -52,11 +53,13 @@ class VAE(nn.Module):
         stride: int = 64,
         score: str = "sum",
         weight: float = 4.0,
+        seen: float = 1.0,
     ) -> None:
         super().__init__()
         if score not in SCORES:
             raise ModelError(f"There is no score {score!r} of an autoencoder.", f"choose {', '.join(SCORES)}.")
         self.window, self.stride, self.score, self.weight = window, stride, score, weight
+        self.least = seen - 0.5 / window**2  # half a pixel less, for what sums lose
         maps, side = channels[-1], window // 4
         narrow = hidden or latent
         self.encoder = nn.Sequential(*_convolutions(channels), nn.Flatten(), *_layer(maps * side**2, hidden))
@@ -81,7 +84,7 @@ class VAE(nn.Module):
         return Rebuilt(self.decoder(mean + noise), mean, log_variance)
 
     def scores(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """One score for each window of the tiles; NaN where fewer than half of its pixels are valid.
+        """One score for each window of the tiles; NaN where too few of its pixels are valid.
 
         Gaps are filled with the mean of their window and count no error; the error of the others stands for them.
         """
@@ -93,7 +96,7 @@ class VAE(nn.Module):
             seen = cut(valid.to(x.dtype), self.window, self.stride).reshape(one.shape)
             fill = (one * seen).mean(dim=(1, 2, 3)) / _share(seen)
             found = self._judge(torch.where(seen > 0, one, fill[:, None, None, None]), seen)
-            found = found.masked_fill(seen.mean(dim=(1, 2, 3)) < 0.5, float("nan"))
+            found = found.masked_fill(seen.mean(dim=(1, 2, 3)) < self.least, float("nan"))
         return found.reshape(-1, 1, rows, columns)
 
     def _windows(self, x: Tensor) -> Tensor:

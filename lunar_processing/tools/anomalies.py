@@ -312,7 +312,7 @@ def _no_window(job: Job, window: int) -> ImageError:
             "use a larger part of the image.",
         )
     return ImageError(
-        f"No window of {window} px in {job.image.path.name} has half of its pixels valid.",
+        f"No window of {window} px in {job.image.path.name} has enough valid pixels.",
         "use a larger part of the image, or check its nodata value with `lunar info`.",
     )
 
