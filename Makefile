@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 export QT_QPA_PLATFORM ?= offscreen
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format package pictures docs bench test-debian13 install clean
+.PHONY: help demo test lint format package pictures screenshots docs bench test-debian13 install clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -31,6 +31,9 @@ package: install  ## Write the plugin's zip into dist/
 
 pictures: install  ## Renew the pictures of the README from the maps of the demo
 	$(PY) .ci/pictures.py
+
+screenshots: install  ## Renew the pictures of the tour, from a QGIS window on a virtual screen; after `make demo`
+	$(PY) .ci/screenshots.py
 
 docs: install  ## Build the manual as a site into dist/site; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet -f .ci/mkdocs.yml && echo dist/site/index.html
