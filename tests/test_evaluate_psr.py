@@ -11,7 +11,9 @@ import rasterio
 import torch
 from running import lunar
 
+from lunar_processing.evaluate.spots import count_spots
 from lunar_processing.modelpack import Card, Normalisation, save_pack
+from lunar_processing.networks.convnet import Identity
 from lunar_processing.networks.shadow import ShadowNet
 from lunar_processing.simulate import scenes
 from lunar_processing.tools import evaluate_psr
@@ -46,11 +48,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 normalisation=Normalisation("noise", 0.5, 100.0), tile=512, halo=64)  # fmt: skip
     place = tmp_path_factory.mktemp("models")
     save_pack(place / "psr-physics", card, ShadowNet((8, 8, 8), 1))
+    save_pack(place / "same", Card("same", "enhance", "identity", tile=256, halo=8), Identity())
     return place
 
 
 def test_a_trial_compares_all_methods_and_says_that_it_is_one(folder, models, tmp_path):
-    ran = lunar("evaluate", "psr", "--real", folder, "--out", tmp_path, "--models-dir", models, "--small", "--json")
+    ran = lunar("evaluate", "psr", "--real", folder, "--out", tmp_path, "--models", "psr-physics", "same",
+                "--models-dir", models, "--small", "--json")  # fmt: skip
     assert ran.code == 0, ran.err
     told = json.loads((tmp_path / "psr.json").read_text())
     assert told["small"]
@@ -59,10 +63,20 @@ def test_a_trial_compares_all_methods_and_says_that_it_is_one(folder, models, tm
         best = max(row[number] for m, row in told["psnr"].items() if not m.startswith(("psr", "Wiener")))
         assert told["psnr"]["psr-physics"][number] - best == pytest.approx(told["lead_db"][number], abs=2e-3)
         assert told["psnr"]["Gaussian, told its sigma"][number] >= told["psnr"]["noisy, without stripes"][number]
+        assert told["psnr"]["same"][number] >= told["psnr"]["noisy, without stripes"][number]  # it is levelled
         assert 0 <= told["cover68"]["psr-physics"][number] <= told["cover95"]["psr-physics"][number] <= 1
     page = (tmp_path / "psr.html").read_text()
     assert "measure nothing" in page
     assert page.count("<img") == 4  # two scenes at two signals
+
+
+def test_spots_are_counted_if_they_are_of_the_size_and_bright_enough():
+    image = np.full((120, 160), 10.0)
+    rows, cols = np.mgrid[:120, :160]
+    for row, col, diameter, height in ((20, 30, 6, 5.0), (60, 90, 6, 8.0), (90, 40, 6, 1.0), (80, 120, 30, 0.5)):
+        image[np.hypot(rows - row, cols - col) < diameter / 2] += height
+    assert count_spots(image, 6.0) == 2
+    assert count_spots(3 * image, 6.0) == 2  # whatever the light
 
 
 def test_the_same_seed_makes_the_same_darkness(folder):

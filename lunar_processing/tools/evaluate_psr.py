@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,27 +26,31 @@ from lunar_processing.classical.noise import Noise
 from lunar_processing.draft import Draft
 from lunar_processing.errors import DataError
 from lunar_processing.evaluate import craters, report, restoration
+from lunar_processing.evaluate.spots import count_spots
+from lunar_processing.grid import PIXEL_SPACE, Grid
 from lunar_processing.modelpack import Pack, find_pack
 from lunar_processing.raster.image import open_image
+from lunar_processing.raster.writer import Band, RasterWriter
 from lunar_processing.simulate import scenes, sensor
+from lunar_processing.tools.enhance import enhance
+from lunar_processing.tools.job import Options
 from lunar_processing.tools.realism import SUFFIXES, Say
-from lunar_processing.tools.shadow import restore, windows_of
+from lunar_processing.tools.shadow import of_camera, restore, windows_of
 from lunar_processing.training.data import SPLITS, dice, mix, product_id
 
 LEVELS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # DN, mean
 DRAWN, DRAWN_PX, DRAWN_SEED = 3, 512, 900_001
 JUDGED_PX = 256  # side of the middle part of an image that is measured
 SMALL_PX, SMALL_JUDGED_PX = 224, 96  # sides in a trial
+PIXEL_M = 1.0
 FAINT = 0.02  # light that even shadow has, as a share of the mean
 BLURS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # px
 NLM_STRENGTHS = (0.5, 0.7, 0.9, 1.2)  # of the noise
 OURS, BOUND, INPUT = "psr-physics", "Wiener, knows the spectrum", "noisy, without stripes"
 BLIND = "psr-physics, without a label"
-# Noise of the camera in its mode for dim light, DN² and DN, which the label of a product tells: relief passes for noise
-# where light is good, so what the image itself seems to have is an upper limit, and this another.
-CAMERA_MOST = (3.4, 0.05)
 SURE_SIGMAS = 2.0  # a crater whose contrast is so many sigmas of its surroundings is reported
 MOST_LABELLED_PX = 60.0
+SPOT_PX = 4.0  # no smaller spots are counted
 SLOW = ("bilateral", "BM3D")  # these see the middle part alone
 
 
@@ -110,11 +115,12 @@ def evaluate_psr(folder: Path, out: Path, wishes: Wishes | None = None, say: Say
     levels = LEVELS[1:4:2] if wishes.small else LEVELS
     real = read_scenes(folder, SPLITS["nac_cdr"][wishes.part])
     judge = _judge(folder, wishes, say)
+    smallest = _resolvable(packs)
     found = Found()
     for scene in [*real, *drawn_scenes(wishes)]:
         for level in levels:
             case = darkened(scene, level, wishes)
-            _measure(case, methods, judge, found, _middle(scene.light.shape, wishes))
+            _measure(case, methods, judge, found, _middle(scene.light.shape, wishes), smallest(level))
             say(f"{scene.name} at {level:g} DN")
     facts = summary(found, levels, wishes)
     out.mkdir(parents=True, exist_ok=True)
@@ -178,9 +184,8 @@ def darkened(scene: Scene, level: float, wishes: Wishes) -> Case:
 
 
 def nominal(pixels: np.ndarray) -> Noise:
-    """The noise of a calibrated image in DN, as it tells itself, but not more than the camera's."""
-    noise = noises.fit_noise(windows_of(pixels), 0.0)
-    return replace(noise, a=min(noise.a, CAMERA_MOST[0]), b=min(noise.b, CAMERA_MOST[1]))
+    """The noise of a calibrated image in DN, as it tells itself, within what the camera has that its label names."""
+    return of_camera(noises.fit_noise(windows_of(pixels), 0.0))
 
 
 def _middle(shape: tuple[int, ...], wishes: Wishes) -> tuple[slice, slice]:
@@ -269,16 +274,44 @@ def _display(name: str) -> Callable[[Case], np.ndarray]:
     def apply(case: Case) -> np.ndarray:
         valid = np.ones(case.flat.shape, bool)
         seen = method.apply(case.flat, valid, method.fit(windows_of(case.flat), None)).astype(np.float64)
-        slope, shift = np.polyfit(seen.ravel(), case.truth.ravel(), 1)
-        return np.asarray(slope * seen + shift)
+        return _levelled(seen, case.truth)
 
     return apply
 
 
+def _levelled(seen: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    slope, shift = np.polyfit(seen.ravel(), truth.ravel(), 1)
+    return np.asarray(slope * seen + shift)
+
+
 def _by_network(pack: Pack) -> Restorer:
+    if pack.card.normalisation.kind != "noise":
+        return _by_tool(pack)
+
     def apply(case: Case) -> tuple[np.ndarray, np.ndarray | None]:
         enhanced, sigma = restore(pack, case.recorded, case.noise)
         return enhanced.astype(np.float64), sigma.astype(np.float64)
+
+    return apply
+
+
+def _by_tool(pack: Pack) -> Restorer:
+    """Any other model for enhancement, as the tool applies it; its brightness is brought back as that of displays."""
+
+    def apply(case: Case) -> tuple[np.ndarray, np.ndarray | None]:
+        with tempfile.TemporaryDirectory() as place:
+            given, made = Path(place) / "given.tif", Path(place) / "made.tif"
+            height, width = case.flat.shape
+            with RasterWriter(
+                given, Grid(None, PIXEL_SPACE, width, height), [Band("image", "")], nodata=None
+            ) as writer:
+                writer.append(case.flat.astype(np.float32)[None])
+                writer.finish()
+                writer.publish()
+            enhance(Options(given, model=str(pack.folder), pixel_size=PIXEL_M, device="cpu"), made)
+            with open_image(made, 1) as image:
+                seen = image.read(image.grid.window).pixels.astype(np.float64)
+        return _levelled(seen, case.truth), None
 
     return apply
 
@@ -297,9 +330,14 @@ def _blind(pack: Pack) -> Restorer:
 
 
 def _measure(
-    case: Case, methods: Mapping[str, Restorer], judge: craters.Judge, found: Found, inner: tuple[slice, slice]
+    case: Case,
+    methods: Mapping[str, Restorer],
+    judge: craters.Judge,
+    found: Found,
+    inner: tuple[slice, slice],
+    smallest: float,
 ) -> None:
-    """Numbers of all methods for one scene at one signal, over its middle part."""
+    """Numbers of all methods for one scene at one signal, over its middle part; spots of the `smallest` size, px."""
     part = _cut(case, inner)
     span = restoration.span_of(part.truth)
     shown = found.shown.setdefault((case.scene.name, case.level), {"truth": part.truth})
@@ -313,6 +351,8 @@ def _measure(
             "ssim": restoration.ssim(image, part.truth, span),
             "fsim": restoration.fsim(image, part.truth, span),
             "gradients": restoration.gradient_correlation(image, part.truth),
+            "spots": float(count_spots(image, smallest)),
+            "spots_there": float(count_spots(part.truth, smallest)),
         }
         if sigma is not None:
             numbers["cover68"], numbers["cover95"] = restoration.coverage(image, sigma, part.truth)
@@ -331,6 +371,14 @@ def _cut(case: Case, inner: tuple[slice, slice]) -> Case:
         boxes = np.column_stack([col, row, boxes[:, 2]])[keep]
     scene = case.scene._replace(boxes=boxes)
     return case._replace(scene=scene, truth=case.truth[inner], recorded=case.recorded[inner], flat=case.flat[inner])
+
+
+def _resolvable(packs: Sequence[Pack]) -> Callable[[float], float]:
+    """Diameter, px, of the smallest thing that can be told from noise at a mean signal in DN, as the card has it."""
+    tables = [p.card.measured["resolvable"] for p in packs if "resolvable" in p.card.measured]
+    if not tables:
+        return lambda level: SPOT_PX
+    return lambda level: float(max(SPOT_PX, np.interp(level, tables[0]["signal_dn"], tables[0]["diameter_px"])))
 
 
 def _judge(folder: Path, wishes: Wishes, say: Say) -> craters.Judge:
@@ -371,6 +419,8 @@ MEASURES = {
     "crater_recall": "recall of labelled craters",
     "craters_invented": "share of reported craters that are in neither labels nor clean image",
     "craters_reported": "craters reported",
+    "spots": "bright spots of the smallest resolvable size",
+    "spots_there": "bright spots of that size in the clean image",
     "cover68": "share of errors within one sigma (68 % wanted)",
     "cover95": "share of errors within 1.96 sigma (95 % wanted)",
     "follows": "rank correlation of error and sigma",

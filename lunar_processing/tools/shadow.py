@@ -21,14 +21,14 @@ from lunar_processing.simulate.sensor import RESPONSIVITY
 if TYPE_CHECKING:
     from lunar_processing.raster.image import Image
 
-# The most noise that a Narrow Angle Camera has after its calibration, DN² and DN: read-out, photons, companding by the
-# coarser table, all times what taking out the echo adds.
-NAC_MOST = (6.0, 0.13)
+# The least and the most noise that a Narrow Angle Camera has after its calibration, DN² and DN: read-out and photons,
+# and at most companding by the coarser table, all times what taking out the echo adds.
+NAC_LEAST, NAC_MOST = (2.0, 0.03), (6.0, 0.13)
 FILL_SIGMA = 4.0  # px, of the mean that stands where nothing was seen
 
 
 def camera_noise(image: Image) -> Noise:
-    """The noise of an image as it tells itself, but not more than its camera has where the label names it.
+    """The noise of an image as it tells itself, within what its camera has where the label names it.
 
     Values in a calibrated unit have no light at 0; of others the black level is looked for.
     """
@@ -38,8 +38,15 @@ def camera_noise(image: Image) -> Noise:
     side = {"NACL": "left", "NACR": "right"}.get(product.instrument or "")
     if not (side and product.exposure_ms and image.unit == "I/F"):
         return noise
-    unit = 1.0 / (RESPONSIVITY[side] * product.exposure_ms)  # I/F of a DN
-    return replace(noise, a=min(noise.a, NAC_MOST[0] * unit**2), b=min(noise.b, NAC_MOST[1] * unit))
+    # Between pixels of a map lie means of several: they may have less noise than the camera.
+    return of_camera(noise, 1.0 / (RESPONSIVITY[side] * product.exposure_ms), as_taken=not image.grid.georeferenced)
+
+
+def of_camera(noise: Noise, unit: float = 1.0, as_taken: bool = True) -> Noise:
+    """Measured noise within the limits of the Narrow Angle Camera; a DN is `unit` units of the image."""
+    (least_a, least_b), (most_a, most_b) = NAC_LEAST if as_taken else (0.0, 0.0), NAC_MOST
+    a, b = np.clip(noise.a / unit**2, least_a, most_a), np.clip(noise.b / unit, least_b, most_b)
+    return replace(noise, a=float(a) * unit**2, b=float(b) * unit)
 
 
 def dark_noise(noise: Noise) -> float:

@@ -15,7 +15,7 @@ BURNT = 3200.0  # DN above which the detector may have been full
 LEFT = {"row": (0.03, 0.8), "pattern_left": (0.0, 0.08), "table": (1.0, 1.0), "dropped": (0.0, 0.0)}
 ROUGH = 0.08  # of the signal: how much relief may pass for noise when noise is measured in the image
 DOUBT = 0.1  # standard deviation of the logarithm of measured noise
-ZERO_DN = 0.15  # standard deviation of an error of the black level
+ZERO_DN = 0.15  # standard deviation of an error of the black level: nothing in an image tells of it, sigma must
 
 
 class Dark(NamedTuple):
@@ -52,7 +52,7 @@ def darken(light: Tensor, valid: Tensor, signal: Tensor, seed: int, sure: bool =
     unit = dark.sqrt() * torch.exp(DOUBT * there[0])
     slope = rise / unit * torch.exp(2 * DOUBT * there[1])
     zero, unit = (ZERO_DN * there[2]).view(-1, 1, 1, 1), unit.view(-1, 1, 1, 1)
-    return Dark((noisy + zero) / unit, (clean + zero) / unit, slope, known)
+    return Dark((noisy + zero) / unit, clean / unit, slope, known)
 
 
 def over(values: Tensor, known: Tensor) -> Tensor:

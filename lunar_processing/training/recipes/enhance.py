@@ -29,6 +29,7 @@ SIGNAL_DN = (1.2, 300.0)  # mean of the darkened image, drawn evenly in its loga
 LEVELS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # DN at which is validated
 SHADOWED = 0.3  # share of a batch that is simulated ground in permanent shadow
 FAINT = 0.02  # light that even shadow has, as a share of the mean: nothing has no noise
+CALIBRATED = 8  # simulated windows beside each batch of validation windows, to calibrate sigma on
 EDGE = 0.15  # share of the pictures of which a part lies in the sun, up to 100 times as bright
 BLURS = (0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # px, of the Gaussians to compare with
 WIDE = 1.96  # sigmas of the 95 % interval
@@ -50,14 +51,20 @@ def with_shadow(pictures: Sampler, size: int, seed: int) -> Sampler:
         light, valid = lit(batch), batch["valid"]
         count = round(SHADOWED * len(light))
         if count:
-            there = scenes.draw("psr", count, mix(mix(seed, 3), step), size=size)
-            optics = sensor.Camera(**{**vars(sensor.IDEAL), "psf": there.camera.psf})
-            seen = sensor.expose(there.ideal, optics).expected[:, None].clamp_min(0)  # the filter rings
-            light = torch.cat([seen / seen.mean(dim=(1, 2, 3), keepdim=True), light[count:]])
-            valid = torch.cat([torch.ones_like(seen, dtype=torch.bool), valid[count:]])
+            shadowed = simulated(count, mix(mix(seed, 3), step), size)
+            light = torch.cat([shadowed, light[count:]])
+            valid = torch.cat([torch.ones_like(shadowed, dtype=torch.bool), valid[count:]])
         return {"light": _straddling(light, dice(mix(seed, 4), step)), "valid": valid}
 
     return draw
+
+
+def simulated(count: int, seed: int, size: int) -> Tensor:
+    """Light of simulated ground in permanent shadow as the optics show it, mean 1 (count, 1, size, size)."""
+    there = scenes.draw("psr", count, seed, size=size)
+    optics = sensor.Camera(**{**vars(sensor.IDEAL), "psf": there.camera.psf})
+    seen = sensor.expose(there.ideal, optics).expected[:, None].clamp_min(0)  # the filter rings
+    return seen / seen.mean(dim=(1, 2, 3), keepdim=True)
 
 
 def task(lesson: Lesson) -> Task:
@@ -90,13 +97,14 @@ def task(lesson: Lesson) -> Task:
 
 
 def likelihood(guess: Tensor, dark: Dark) -> Tensor:
-    """-log p of the truth under a normal distribution; pixels of large sigma weigh more, pictures all the same.
+    """-log p of the truth under a normal distribution; pixels weigh as their variance, pictures all the same.
 
-    Without the weight a network gives up what is hard and lives from what is easy (Seitzer et al. 2022).
+    Without the weight a network gives up what is hard and lives from what is easy (Seitzer et al. 2022). With this one
+    the estimate follows the squared error, each picture's as a share of what is expected of it.
     """
     sigma = guess[:, 1:].float().clamp_min(1e-3)
     unlikely = torch.log(sigma) + 0.5 * ((guess[:, :1].float() - dark.clean) / sigma) ** 2
-    weight = sigma.detach() * dark.known
+    weight = sigma.detach() ** 2 * dark.known
     return ((unlikely * weight).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp_min(1e-6)).mean()
 
 
@@ -161,20 +169,24 @@ def calibrate(lesson: Lesson, net: nn.Module) -> dict[str, Any]:
 
 @torch.no_grad()
 def _misses(lesson: Lesson, net: ShadowNet) -> tuple[Tensor, Tensor]:
-    """For validation pixels: octave of signal to noise, and error in sigmas."""
+    """For pixels of validation products and of simulated shadow: octave of signal to noise, and error in sigmas."""
     places, offs = [], []
     device = next(net.parameters()).device
-    for parts in windows(lesson.validation, lesson.size, most=16).values():
-        for part in parts:
-            here = to_device(part, device)
-            for number, level in enumerate((1.4, *LEVELS, 200.0)):
-                dark = darken(lit(here), here["valid"], torch.full((len(here["image"]),), level), 100 + number)
-                guess = net(dark.noisy, dark.slope)
-                near = gaussian(dark.noisy, 1.5)
-                noise = (1 + dark.slope.view(-1, 1, 1, 1) * near.clamp_min(0)).sqrt()
-                some = dark.known & (torch.rand(dark.known.shape, device=device) < 0.25)
-                places.append(torch.log2((near / noise).clamp_min(1e-3) / KNOTS[0])[some])
-                offs.append(((guess[:, :1] - dark.clean).abs() / guess[:, 1:])[some])
+    size = lesson.size
+    lights = [(lit(p), p["valid"]) for some in windows(lesson.validation, size, most=16).values() for p in some]
+    for k in range(len(lights)):  # as many again
+        light = simulated(CALIBRATED, mix(mix(lesson.seed, 5), k), size)
+        lights.append((light, torch.ones_like(light, dtype=torch.bool)))
+    for light, valid in lights:
+        here = to_device({"light": light, "valid": valid}, device)
+        for number, level in enumerate((1.4, *LEVELS, 200.0)):
+            dark = darken(here["light"], here["valid"], torch.full((len(light),), level), 100 + number)
+            guess = net(dark.noisy, dark.slope)
+            near = gaussian(dark.noisy, 1.5)
+            noise = (1 + dark.slope.view(-1, 1, 1, 1) * near.clamp_min(0)).sqrt()
+            some = dark.known & (torch.rand(dark.known.shape, device=device) < 0.25)
+            places.append(torch.log2((near / noise).clamp_min(1e-3) / KNOTS[0])[some])
+            offs.append(((guess[:, :1] - dark.clean).abs() / guess[:, 1:])[some])
     return torch.cat(places), torch.cat(offs)
 
 
