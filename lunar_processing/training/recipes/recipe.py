@@ -20,7 +20,8 @@ class Recipe:
 
     `card` is that of a new model, without id and numbers. `policy` names the augmentation, `scenes` the recipe of
     simulated scenes that may be mixed in; with `scene`, windows are cut from scenes of that side, px, so that a window
-    may be dull or bright in its scene. `keep` is how matrices are kept, see `save_pack`. `task` turns a lesson into
+    may be dull or bright in its scene. `keep` is how matrices are kept, see `save_pack`.
+    `schedule` names how the learning rate falls, see `loop.SCHEDULES`. `task` turns a lesson into
     what the loop trains; `main` is the name of its network that the model consists of. `steps` is the length without a
     time limit. `finish` is what is done to the best
     network at the end, and returns what it measures then.
@@ -43,6 +44,7 @@ class Recipe:
     steps: int = 2000
     scene: int = 0
     keep: str = "float32"
+    schedule: str = "cosine"
     sampler: Callable[[Sequence[Picture], int, int, int, str], Sampler] | None = None
     validation: Callable[[int], list[Picture]] | None = None
     finish: Callable[[Lesson, nn.Module], Mapping[str, Any]] | None = None
