@@ -128,6 +128,7 @@ def prepare_qgis(folder: Path) -> dict[str, str]:
         "XDG_DATA_HOME": str(folder / "data"),
         "QGIS_PLUGINPATH": str(folder / "plugins"),
         "LUNAR_PYTHON": sys.executable,  # the engine's Python: the one that runs this
+        "LUNAR_MODELS": str(REPOSITORY / "models"),  # the plugin itself carries none
     }
     qgis_process("plugins", "enable", PLUGIN, environment=environment)
     return environment
