@@ -59,6 +59,10 @@ examples:
   lunar train rocks --images sites/ --labels boulders.gpkg --out my-rocks --minutes 20
   lunar train rocks --from rocks-orbital --images sites/ --labels masks/ --out my-rocks --minutes 10 --resume
   lunar train enhance --images sunlit/ --out my-enhance --steps 5000 --device cuda""",
+    "calibrate": """
+examples:
+  lunar calibrate my-rocks/
+  lunar calibrate models/rocks-orbital --json""",
     "fetch-features": """
 examples:
   lunar fetch-features
@@ -277,6 +281,15 @@ def _train(given: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _calibrate(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import calibrate_rocks as tool
+
+    card = tool.calibrate(Path(given.model), tool.SMALL if given.small else None)
+    facts = {"model": card.id, "reading": dict(card.reading), "works": dict(card.works)}
+    console.result(facts, tool.in_words(card))
+    return 0
+
+
 def _fetch_features(given: argparse.Namespace, console: Console) -> int:
     from lunar_processing.tools.features import fetch_features
 
@@ -345,6 +358,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "simulate": _simulate,
     "evaluate": _evaluate,
     "train": _train,
+    "calibrate": _calibrate,
     "fetch-features": _fetch_features,
     "install-models": _install_models,
     "doctor": _doctor,
@@ -426,6 +440,9 @@ def _parser() -> argparse.ArgumentParser:
     _simulate_parser(commands)
     _evaluate_parser(commands)
     _train_parser(commands)
+    calibrate = _command(commands, "calibrate", "Find out how a rock model is to be read, and where it works.")
+    calibrate.add_argument("model", metavar="FOLDER", help="model of rocks and their middles; its card is rewritten")
+    calibrate.add_argument("--small", action="store_true", help="a few small scenes, to try it out: measures nothing")
     _features_parser(commands)
     _install_parser(commands)
     doctor = _command(commands, "doctor", "Diagnose the installation: versions, devices, paths, models.")

@@ -70,6 +70,7 @@ OPTIONS = {
     "train": "--json --images --out --band --labels --area --from --models-dir --classes --validation --split "
     "--simulated --minutes --steps --seed --resume --size --batch --rate --set --device --progress --watch-stdin",
     "evaluate": "--json --real --out --part --seed --recipe --steps --models --models-dir --strips --small --view",
+    "calibrate": "--json --small",
     "fetch-features": "--json --from --overwrite",
     "install-models": "--json --into --overwrite",
     "models": "--task --models-dir --json",
@@ -105,7 +106,7 @@ def test_the_examples_in_the_help_are_right(command: str, tmp_path: Path, monkey
             assert ran.code == 0
         else:  # the files, models and devices of the examples are not here; the words are understood
             assert ran.code == 1
-            assert re.search("There is no (file|image|model)|The folder of models|The device", ran.err)
+            assert re.search("There is no (file|image|model)|is not a model folder|The folder of models|The device", ran.err)
 
 
 def test_the_first_help_names_every_command() -> None:

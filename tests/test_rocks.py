@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import formats
@@ -205,3 +206,25 @@ def test_pixels_that_the_shipped_model_does_not_know_go_to_the_other_method(fiel
     assert ran.code == 0, ran.err
     assert ran.events[-1]["model"] == "shadow-pairs"
     assert any("rocks-orbital" in event.get("message", "") for event in ran.events)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_calibrating_rewrites_the_card_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(SHIPPED, folder)
+    ran = lunar("calibrate", folder, "--small", "--json")
+    assert ran.code == 0, ran.err
+    before, after = read_pack(SHIPPED).card, read_pack(folder).card
+    assert ran.result["reading"] == after.reading
+    assert {"threshold", "least_score", "diameter_px", "edge", "height"} == set(after.reading)
+    same = {name: value for name, value in vars(before).items() if name not in ("reading", "works")}
+    assert same == {name: getattr(after, name) for name in same}
+
+
+def test_a_model_without_middles_cannot_be_calibrated(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    pack = read_pack(SHIPPED)
+    save_pack(folder, Card(**{**vars(pack.card), "output": ""}), pack.network())
+    ran = lunar("calibrate", folder)
+    assert ran.code == 1
+    assert "middles" in ran.err

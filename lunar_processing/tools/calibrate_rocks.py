@@ -6,6 +6,7 @@ model's card. Diameters are corrected so that their distribution is right, small
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from lunar_processing.errors import ModelError
 from lunar_processing.evaluate.rocks import Stones, match, scores, tally
 from lunar_processing.modelpack import Card, find_pack, write_card
 from lunar_processing.simulate.scenes import SceneRecipe
 from lunar_processing.tools import evaluate_rocks as scenes
 from lunar_processing.tools.evaluate_rocks import Scene
 from lunar_processing.tools.job import Options
+from lunar_processing.tools.network import MIDDLES
 from lunar_processing.tools.rocks import CLEAR, POINTS, Wishes, segment_rocks
 from lunar_processing.training.recipes.rocks import WIDE
 from lunar_processing.vector import read_layer
@@ -42,6 +45,8 @@ class Effort:
     size: int = 384
 
 
+# To try it out: the numbers mean nothing.
+SMALL = Effort(2, 1, 96)
 GROUND = replace(WIDE, incidence_deg=(25.0, 80.0), signal_dn=(150.0, 2400.0), rock_share=(5e-3, 4e-2))
 LIMITS: Mapping[str, tuple[Sequence[float], Callable[[float], SceneRecipe]]] = {
     "incidence_deg": ((10, 20, 30, 45, 60, 70, 75, 80, 84), lambda v: replace(GROUND, incidence_deg=(v, v))),
@@ -52,12 +57,21 @@ LIMITS: Mapping[str, tuple[Sequence[float], Callable[[float], SceneRecipe]]] = {
 def calibrate(folder: Path, effort: Effort | None = None) -> Card:
     """Find out how the model in a folder is to be read, and write it into its card."""
     effort = effort or Effort()
-    with tempfile.TemporaryDirectory() as place:
-        made = _draw(GROUND, effort.scenes, effort, Path(place), 0)
-        tried = [_read(folder, made, threshold) for threshold in THRESHOLDS]
+    card = find_pack(str(folder)).card
+    if card.output != MIDDLES:
+        raise ModelError(
+            f"Model {card.id} gives no middles of rocks: there is nothing to find out.",
+            "name the folder of a model that `lunar train rocks-orbital` made.",
+        )
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        tried_on = place / "model"  # the model itself keeps its card until the end
+        shutil.copytree(folder, tried_on, ignore=shutil.ignore_patterns("training*"))
+        made = _draw(GROUND, effort.scenes, effort, place, 0)
+        tried = [_read(tried_on, made, threshold) for threshold in THRESHOLDS]
         _, reading = max(tried, key=lambda one: one[0])
-        card = _write(folder, reading, {})
-        return _write(folder, card.reading, _limits(folder, effort, Path(place)))
+        _write(tried_on, reading, {})
+        return _write(folder, reading, _limits(tried_on, effort, place))
 
 
 def _draw(recipe: SceneRecipe, count: int, effort: Effort, place: Path, number: int) -> list[Scene]:
@@ -176,6 +190,13 @@ def _limits(folder: Path, effort: Effort, place: Path) -> dict[str, list[float]]
         if good:
             works[name] = [0.0 if name == "noise" else float(min(good)), float(f"{max(good):.3g}")]
     return works
+
+
+def in_words(card: Card) -> str:
+    """What was found, for people."""
+    reading = ", ".join(f"{name} {value}" for name, value in card.reading.items() if name != "diameter_px")
+    works = "; ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in card.works.items())
+    return f"  {card.id}: {reading}\n  works at: {works or 'nothing that was tried'}"
 
 
 def _all(folder: Path, scene: Scene) -> Stones:

@@ -112,6 +112,7 @@ def evaluate_orbit(out: Path, plan: Plan | None = None, real: Path | None = None
                    say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:  # fmt: skip
     """Measure models on simulated scenes and real ground; write rocks_orbit.html and .json; return the numbers."""
     plan = plan or Plan()
+    ground = _real_images(real) if real else []
     finders = {name: _finder(name, plan) for name in plan.models}
     facts: dict[str, Any] = {"seed": plan.seed, "scenes": plan.scenes, "size_px": plan.size}
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +123,7 @@ def evaluate_orbit(out: Path, plan: Plan | None = None, real: Path | None = None
         facts["curves"] = _curves(plan, finders, Path(folder), say) if plan.curves else {}
         first = plan.models[0]
         pictures = [(s.pixels, s.true, f) for s, (_, f) in zip(made, found[first])][:4]
-    facts["real"] = _real_ground(real, plan, say) if real else {}
+    facts["real"] = _real_ground(ground, plan, say) if ground else {}
     _write(out, facts, pictures, first)
     return {**facts, "report": str(out / "rocks_orbit.html"), "numbers": str(out / "rocks_orbit.json")}
 
@@ -267,14 +268,19 @@ class _Ground:
     products: set[str] = field(default_factory=set)
 
 
-def _real_ground(folder: Path, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Rocks of 3 px and more on 100 × 100 m of real images: false ones, as far as no rock is there."""
+def _real_images(folder: Path) -> list[Path]:
+    """Those of the validation products, or of products that no training knows."""
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     known = {p for names in SPLITS["nac_cdr"].values() for p in names}
     chosen = [p for p in paths if product_id(p.name) in SPLITS["nac_cdr"]["validation"]]
     chosen = chosen or [p for p in paths if product_id(p.name) not in known]
     if not chosen:
         raise DataError(f"There is no image in {folder} to measure on.", f"give {', '.join(SUFFIXES)} files.")
+    return chosen
+
+
+def _real_ground(chosen: Sequence[Path], plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """Rocks of 3 px and more on 100 × 100 m of real images: false ones, as far as no rock is there."""
     facts: dict[str, Any] = {}
     for model in (name for name in plan.models if name not in BLOBS):
         ground = _Ground()
