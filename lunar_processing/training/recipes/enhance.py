@@ -236,4 +236,5 @@ RECIPE = Recipe(
     scenes="nac",
     steps=8000,
     finish=calibrate,
+    keep="float16",
 )  # fmt: skip
