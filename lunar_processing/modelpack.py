@@ -223,8 +223,8 @@ def read_pack(folder: Path) -> Pack:
 def save_pack(folder: Path, card: Card, network: nn.Module, keep: str = "float32") -> Pack:
     """Write a model; the card gets the checksum of the weights.
 
-    `keep` is how matrices are kept, in which most weights are: float32, float16, or int8, where each block of a row
-    counts steps of its own. All else stays float32. It is a matter of the file alone: a network that was read computes
+    `keep` is how matrices and filters are kept, in which most weights are: float32, float16, or int8, where each block
+    of a matrix' row counts steps of its own. All else stays float32. It is a matter of the file alone: a network that was read computes
     in float32.
     """
     from dataclasses import replace
@@ -241,10 +241,10 @@ def _narrowed(weights: Mapping[str, Tensor], keep: str) -> dict[str, Tensor]:
     import torch
 
     kept = dict(weights)
-    for name in [name for name, value in weights.items() if value.is_floating_point() and value.dim() == 2]:
+    for name in [name for name, value in weights.items() if value.is_floating_point() and value.dim() >= 2]:
         if keep == "float16":
             kept[name] = kept[name].half()
-        if keep == "int8":
+        if keep == "int8" and kept[name].dim() == 2:
             blocks = kept[name].split(BLOCK, dim=1)
             kept[name + STEP] = torch.stack([block.abs().amax(dim=1) for block in blocks], dim=1).clamp_min(1e-30) / 127
             kept[name] = (kept[name] / _spread(kept[name + STEP], kept[name])).round().to(torch.int8)
