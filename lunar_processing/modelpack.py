@@ -224,8 +224,8 @@ def save_pack(folder: Path, card: Card, network: nn.Module, keep: str = "float32
     """Write a model; the card gets the checksum of the weights.
 
     `keep` is how matrices and filters are kept, in which most weights are: float32, float16, or int8, where each block
-    of a matrix' row counts steps of its own. All else stays float32. It is a matter of the file alone: a network that was read computes
-    in float32.
+    of a matrix' row counts steps of its own. All else stays float32. It is a matter of the file alone: a network that
+    was read computes in float32.
     """
     from dataclasses import replace
 
