@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from lunar_processing.classical.noise import fit_noise, sigma_at
+from lunar_processing.classical.rocks import METHODS
 from lunar_processing.draft import Draft
 from lunar_processing.errors import DataError, ParameterError
 from lunar_processing.evaluate import report
 from lunar_processing.evaluate.rocks import Stones, Tally, scores, tally
 from lunar_processing.grid import PIXEL_SPACE, Grid
+from lunar_processing.modelpack import find_pack
 from lunar_processing.raster.image import open_image
 from lunar_processing.raster.writer import Band, RasterWriter
 from lunar_processing.simulate import scenes
@@ -114,7 +116,8 @@ def evaluate_orbit(out: Path, plan: Plan | None = None, real: Path | None = None
     plan = plan or Plan()
     ground = _real_images(real) if real else []
     finders = {name: _finder(name, plan) for name in plan.models}
-    facts: dict[str, Any] = {"seed": plan.seed, "scenes": plan.scenes, "size_px": plan.size}
+    facts: dict[str, Any] = {"seed": plan.seed, "scenes": plan.scenes, "size_px": plan.size,
+                             "weights": _weights(plan)}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         made = draw(SCENES, plan.scenes, plan.size, SEED + plan.seed, Path(folder))
         found = {name: [(s.true, find(s)) for s in made] for name, find in finders.items()}
@@ -194,6 +197,12 @@ def _by_tool(scene: Scene, model: str, plan: Plan) -> Stones:
     return stones.inside(scene.pixels.shape[1], scene.pixels.shape[0], EDGE)
 
 
+def _weights(plan: Plan) -> dict[str, str]:
+    """Checksums of the models that have weights: whose numbers these are."""
+    trained = (name for name in plan.models if name not in BLOBS and name not in METHODS)
+    return {name: find_pack(name, plan.model_folders).card.sha256 for name in trained}
+
+
 def _log_blobs(pixels: np.ndarray) -> Stones:
     from skimage.feature import blob_log
 
@@ -263,7 +272,8 @@ def _curves(plan: Plan, finders: Mapping[str, Finder], folder: Path, say: Callab
 class _Ground:
     """Real ground of one model: rocks found and what was searched."""
 
-    rocks: int = 0
+    rocks: int = 0  # of 3 px and more
+    specks: int = 0  # smaller ones
     hectares: float = 0.0  # 100 × 100 m
     products: set[str] = field(default_factory=set)
 
@@ -288,7 +298,8 @@ def _real_ground(chosen: Sequence[Path], plan: Plan, say: Callable[[str], None])
             for path in chosen:
                 _search(path, model, plan, Path(made) / "rocks.gpkg", ground)
         facts[model] = {"rocks": ground.rocks, "hectares": round(ground.hectares, 2),
-                        "rocks_per_hectare": ground.rocks / ground.hectares, "images": [p.name for p in chosen],
+                        "rocks_per_hectare": ground.rocks / ground.hectares,
+                        "smaller_per_hectare": ground.specks / ground.hectares, "images": [p.name for p in chosen],
                         "products": sorted(ground.products)}  # fmt: skip
         say(f"{model}: {facts[model]['rocks_per_hectare']:.2f} rocks on 100 × 100 m of real ground")
     return facts
@@ -300,7 +311,9 @@ def _search(path: Path, model: str, plan: Plan, out: Path, ground: _Ground) -> N
     options = Options(path, model=model, model_folders=plan.model_folders, overwrite=True, pixel_size=pixel)
     done = segment_rocks(options, Wishes(str(out)))
     sizes = np.asarray(read_layer(f"{out}|layername={POINTS}").fields["diam_eq_px"], float)
-    ground.rocks += int((sizes >= CLASSES["3-5 px"][0]).sum())
+    large = sizes >= CLASSES["3-5 px"][0]
+    ground.rocks += int(large.sum())
+    ground.specks += int((~large).sum())
     ground.hectares += float(done.counts["searched_m2"]) / 1e4
     ground.products.add(product_id(path.name))
 
@@ -342,10 +355,12 @@ def _tables(facts: dict[str, Any]) -> list[str]:
     parts += [report.heading(f"Power law from {SLOPE_FROM:g} px"),
               report.table(["model", "true exponent", "found", "error"], slopes)]  # fmt: skip
     if facts["real"]:
-        rows = [[m, n["rocks"], n["hectares"], n["rocks_per_hectare"]] for m, n in facts["real"].items()]
+        rows = [[m, n["rocks"], n["hectares"], n["rocks_per_hectare"], n["smaller_per_hectare"]]
+                for m, n in facts["real"].items()]  # fmt: skip
+        head = ["model", "rocks of 3 px and more", "100 × 100 m", "in each", "smaller ones in each"]
         parts += [report.heading("Real ground, validation products"),
                   report.text("Whether these are rocks nobody has said: look at them."),
-                  report.table(["model", "rocks of 3 px and more", "100 × 100 m", "in each"], rows)]  # fmt: skip
+                  report.table(head, rows)]  # fmt: skip
     return parts
 
 
