@@ -267,6 +267,7 @@ def _train(given: argparse.Namespace, console: Console) -> int:
         steps=given.steps,
         seed=given.seed,
         resume=given.resume,
+        encoder_weights=Path(given.encoder_weights) if given.encoder_weights else None,
         quality=given.quality,
         band=given.band,
         size=given.size,
@@ -635,6 +636,11 @@ def _train_parser(commands: Any) -> None:
     tool.add_argument("--area", metavar="FILE", help="polygons of the area that was labelled (default: everything)")
     tool.add_argument("--from", dest="start", metavar="MODEL", help="a model to begin with, by id or folder")
     _models_dir(tool)
+    tool.add_argument(
+        "--encoder-weights",
+        metavar="FILE",
+        help="ImageNet weights (.safetensors) that the network's encoder begins with",
+    )
     tool.add_argument("--classes", metavar="NAMES", help="names of the mask's values from 0, as in ground,rock,sky")
     tool.add_argument(
         "--validation", nargs="+", default=[], metavar="PATH", help="images to validate on (default: by --split)"

@@ -80,7 +80,7 @@ CASES: dict[str, list[Case]] = {
         Case("rocks", {"channels": 4, "depth": 2, "outputs": 2, "dropout": 0.0}, channels=2, loss=classified),
     ],
     "unet-encoder": [
-        Case("rocks", {"encoder": "mobilenetv3", "outputs": 2, "narrow": 8}, channels=2, loss=classified),
+        Case("rocks", {"encoder": "efficientnet-lite0", "outputs": 2}, channels=2, loss=classified),
     ],
     "vae": [
         Case("anomalies", {**SMALL_VAE, "hidden": 8}, scale=1 / 32, loss=imagined, any_size=False),

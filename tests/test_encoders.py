@@ -31,6 +31,15 @@ TORCHVISION = {
             "features.16.1.running_mean": (960,),
         },
     ),
+    "efficientnet-lite0": (  # of its package on PyPI, its first ten blocks
+        530_528,
+        {
+            "_conv_stem.weight": (32, 3, 3, 3),
+            "_bn0.running_mean": (32,),
+            "_blocks.3._depthwise_conv.weight": (144, 1, 5, 5),
+            "_blocks.9._project_conv.weight": (112, 672, 1, 1),
+        },
+    ),
 }
 
 
@@ -68,7 +77,8 @@ def test_weights_of_another_classifier_are_refused_by_name():
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 70), (33, 31)])
 def test_any_size_comes_back_as_logits_of_its_classes(size):
-    for network in (EncoderUNet("mobilenetv3", outputs=3), PublishedUNet(outputs=3)):
+    published = EncoderUNet("mobilenetv3", outputs=3, up=(8, 8, 8, 8, 16))
+    for network in (EncoderUNet("efficientnet-lite0", outputs=3), published, PublishedUNet(outputs=3)):
         assert network.eval()(torch.rand(2, 1, *size)).shape == (2, 3, *size)
 
 

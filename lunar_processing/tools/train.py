@@ -20,14 +20,16 @@ import lunar_processing
 from lunar_processing.classical.rocks import estimate_sun
 from lunar_processing.devices import choose_device
 from lunar_processing.errors import Cancelled, DataError, ModelError, ParameterError
-from lunar_processing.modelpack import Card, Pack, find_pack, save_pack
+from lunar_processing.modelpack import Card, Pack, find_pack, save_pack, sha256_of
 from lunar_processing.networks import FAMILIES
+from lunar_processing.networks.encoders import EncoderUNet
 from lunar_processing.raster.quality import faults
 from lunar_processing.tools import job as jobs
 from lunar_processing.tools.backgrounds import background
 from lunar_processing.tools.calibrate_rocks import calibrate
 from lunar_processing.tools.labels import RASTERS, find_labels, mask_of, overlaps
 from lunar_processing.tools.network import MIDDLES, limits
+from lunar_processing.tools.surface_data import published_split
 from lunar_processing.training import data
 from lunar_processing.training.augment import POLICIES, augment
 from lunar_processing.training.data import Picture, Sampler, dice, mix
@@ -42,6 +44,7 @@ SPLITS: dict[str, Callable[[Sequence[Picture], int], dict[str, list[Picture]]]] 
     "product": lambda pictures, seed: data.split_by_product(pictures, seed=seed),
     "area": lambda pictures, seed: data.split_by_area(pictures),
     "nac_cdr": lambda pictures, seed: data.split(pictures, data.SPLITS["nac_cdr"]),
+    "published": lambda pictures, seed: published_split(pictures),
 }
 # Whole images are kept in memory, 5 bytes a pixel.
 MOST_PIXELS = 400_000_000
@@ -57,6 +60,7 @@ class Wishes:
     `images`: files, folders, manifests (.csv) or banks (.safetensors). `labels`: a vector layer, a mask, or a folder
     of masks. `area`: a polygon layer; outside nobody has looked. `quality`: without images whose labels speak against
     them. `settings`: of the network, where they are to differ. `simulated`: share of simulated scenes, 0…1.
+    `encoder_weights`: a file of a classifier's weights for a network that has an encoder.
     """
 
     recipe: str
@@ -74,6 +78,7 @@ class Wishes:
     steps: int | None = None
     seed: int = 0
     resume: bool = False
+    encoder_weights: Path | None = None
     quality: bool = False
     band: int | None = None
     size: int | None = None
@@ -119,7 +124,7 @@ def train_model(wishes: Wishes, report: jobs.Report | None = None) -> Trained:
     device = choose_device(wishes.device)
     _check_labels(wishes, recipe)
     network, card = _network(wishes, recipe, start)
-    reader = _Reader(wishes, card, report, unlabelled=recipe.sampler is not None)
+    reader = _Reader(wishes, card, report, unlabelled=recipe.sampler is not None and not recipe.labels)
     parts = _parts(wishes, recipe, reader)
     training = wishes.out / "training"
     lesson = _lesson(wishes, recipe, network, parts, start, device)
@@ -169,7 +174,17 @@ def train_model(wishes: Wishes, report: jobs.Report | None = None) -> Trained:
 
 def _plan(wishes: Wishes, recipe: Recipe) -> Plan:
     steps = recipe.steps if wishes.steps is None and wishes.minutes is None else wishes.steps
-    return Plan(steps=steps, minutes=wishes.minutes, seed=wishes.seed, device=wishes.device)
+    # Of a short training a tenth at the most is spent on warming up.
+    warmup = Plan.warmup if steps is None else min(Plan.warmup, steps // 10)
+    return Plan(
+        steps,
+        wishes.minutes,
+        wishes.seed,
+        wishes.device,
+        schedule=recipe.schedule,
+        warmup=warmup,
+        validations=recipe.validations,
+    )
 
 
 # ---- what it starts from -----------------------------------------------------------------------------------------
@@ -202,9 +217,28 @@ def _network(wishes: Wishes, recipe: Recipe, start: Pack | None) -> tuple[nn.Mod
         card = replace(card, classes=wishes.classes, settings={**card.settings, "outputs": len(wishes.classes)})
     card = replace(card, settings={**card.settings, **wishes.settings})
     try:
-        return FAMILIES[card.family](**card.settings), card
+        network = FAMILIES[card.family](**card.settings)
     except (TypeError, ValueError) as error:
         raise ParameterError(f"The network {card.family} cannot be built so ({error}).", "correct --set.") from error
+    if wishes.encoder_weights is not None:
+        _load_encoder(network, card, wishes.encoder_weights)
+    return network, card
+
+
+def _load_encoder(network: nn.Module, card: Card, path: Path) -> None:
+    """Let an encoder begin with the weights of a classifier that was trained on ImageNet."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not isinstance(network, EncoderUNet):
+        raise ParameterError(f"The network {card.family} has no encoder.", "leave out --encoder-weights.")
+    try:
+        network.load_imagenet(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"The weights {path} cannot be read ({error}).",
+            "give a .safetensors file; docs/training.md says how to make one of a .pth file.",
+        ) from error
 
 
 def _check_labels(wishes: Wishes, recipe: Recipe) -> None:
@@ -379,6 +413,7 @@ def _lesson(
         "simulated": wishes.simulated,
         "images": {name: sorted(p.name for p in some) for name, some in parts.items()},
         "from": start.card.sha256 if start else None,
+        **({"encoder_weights": sha256_of(wishes.encoder_weights)} if wishes.encoder_weights else {}),
     }
     sampler = _sampler(wishes, recipe, parts["train"], size, batch, device)
     judged = recipe.validation(size) if recipe.validation else parts["validation"]

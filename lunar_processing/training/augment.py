@@ -47,6 +47,20 @@ POLICIES: dict[str, Policy] = {
         "brightness": (0.5, 0.15),
         "noise": (0.3, 0.03),
     },
+    # The same for images of any camera, which are the aim where only renders are there to learn from.
+    "ground": {
+        "flip_horizontal": (0.5, 1.0),
+        "rotate": (0.3, 10.0),
+        "zoom": (0.5, 1.6),
+        "contrast": (0.7, 0.4),
+        "brightness": (0.6, 0.15),
+        "noise": (0.6, 0.08),
+        "gamma": (0.6, 2.0),
+        "shade": (0.5, 0.6),
+    },
+    # Of the published rock networks, as their report says and as their program does.
+    "published": {"flip_horizontal": (0.2, 1.0), "contrast": (0.5, 0.25), "brightness": (0.5, 0.1)},
+    "published-slip": {"flip_horizontal": (0.8, 1.0), "contrast": (0.5, 0.25), "brightness": (0.5, 0.1)},
     # For a network that restores brightness: only what moves, never what changes it.
     "moves": {"flip_horizontal": (0.5, 1.0), "flip_vertical": (0.5, 1.0), "turn": (0.75, 1.0)},
 }
@@ -208,6 +222,23 @@ def noise(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Bat
     return _shine(batch, chosen, lambda image: image + field * _per_sample(amounts[:, 0] * strength, image))
 
 
+def gamma(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Batch:
+    """To the power of 1 / `strength` to `strength`, between black and white."""
+    power = strength ** (2 * amounts[:, 0] - 1)
+    return _shine(batch, chosen, lambda image: image.clamp_min(0) ** _per_sample(power, image))
+
+
+def shade(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Batch:
+    """Light that falls off in some direction by up to `strength` from edge to edge, as that of a low lamp."""
+    height, width = batch["image"].shape[-2:]
+    angle = 2 * torch.pi * amounts[:, 0]
+    down = (torch.arange(height) + 0.5)[:, None] / height - 0.5
+    across = (torch.arange(width) + 0.5)[None] / width - 0.5
+    slope = down * torch.sin(angle)[:, None, None] + across * torch.cos(angle)[:, None, None]
+    light = (1 + strength * amounts[:, 1, None, None] * slope)[:, None]
+    return _shine(batch, chosen, lambda image: image * light.to(image.device))
+
+
 def cut_out(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Batch:
     """Hide a square of up to `strength` of the side: nothing is seen there, and nothing is asked."""
     image = batch["image"]
@@ -255,4 +286,7 @@ AUGMENTATIONS: dict[str, Callable[[Batch, Tensor, Tensor, Any], Batch]] = {
     "brightness": brightness,
     "noise": noise,
     "cut_out": cut_out,
+    # At the end, so that those before draw the numbers that they always drew.
+    "gamma": gamma,
+    "shade": shade,
 }

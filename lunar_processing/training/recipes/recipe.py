@@ -23,7 +23,7 @@ class Recipe:
     may be dull or bright in its scene. `keep` is how matrices are kept, see `save_pack`.
     `schedule` names how the learning rate falls, see `loop.SCHEDULES`. `task` turns a lesson into
     what the loop trains; `main` is the name of its network that the model consists of. `steps` is the length without a
-    time limit. `finish` is what is done to the best
+    time limit; so often it is validated. `finish` is what is done to the best
     network at the end, and returns what it measures then.
 
     A recipe that makes its own truth has a `sampler`, which is given unlabelled real pictures (none is possible), the
@@ -43,6 +43,7 @@ class Recipe:
     rate: float = 1e-3
     steps: int = 2000
     scene: int = 0
+    validations: int = 10
     keep: str = "float32"
     schedule: str = "cosine"
     sampler: Callable[[Sequence[Picture], int, int, int, str], Sampler] | None = None
