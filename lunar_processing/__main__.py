@@ -35,6 +35,11 @@ examples:
   lunar rocksizefrequency rocks.gpkg --out sizes
   lunar rocksizefrequency boulders.shp --area site.gpkg --diameter-field D_m --min-diameter 2 --out sizes --overwrite
   lunar rocksizefrequency rocks.gpkg --area 1.25e6 --edge count --out sizes --json""",
+    "batch": """
+examples:
+  lunar batch rocks strips/ --out night --workers 8 --where "incidence < 80 and pixel_size < 2"
+  lunar batch anomalies strips/ --out night --top 20 --resume
+  lunar batch enhance products.csv --out psr --table CUMINDEX.LBL --dask tcp://head:8786""",
     "simulate": """
 examples:
   lunar simulate moon/ --count 16 --contact-sheet
@@ -163,6 +168,57 @@ def _size_frequency(given: argparse.Namespace, console: Console) -> int:
     done = size_frequency.size_frequency(wishes, _report(console))
     console.result(done.facts, size_frequency.in_words(done))
     return 0
+
+
+def _batch(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.batch import run
+    from lunar_processing.batch.crew import Crew
+    from lunar_processing.batch.work import EXTRAS, WISHES, Order
+
+    names = {name for names in WISHES.values() for name in names}
+    options = ("band", "pixel_size", "body", "sun_azimuth", "file_format")
+    given.file_format = given.format
+    order = Order(
+        tool=given.tool,
+        model=given.model,
+        model_folders=tuple(given.models_dir),
+        device=given.device,
+        options={name: getattr(given, name) for name in options if getattr(given, name) is not None},
+        wishes={name: getattr(given, name) for name in sorted(names) if getattr(given, name) is not None},
+        extras=tuple(name for names in EXTRAS.values() for name in names if getattr(given, name)),
+    )
+    wishes = run.Wishes(
+        inputs=tuple(given.inputs),
+        out=Path(given.out),
+        order=order,
+        crew=Crew(given.workers, None if given.memory is None else int(given.memory * 1e9), given.dask),
+        resume=given.resume,
+        where=given.where,
+        table=Path(given.table) if given.table else None,
+        part=_part(given.part),
+    )
+    spoken = [0.0]  # seconds at which a log was told last
+
+    def progress(now: run.Progress) -> None:
+        console.progress("products", now.done, now.total, now.in_words())
+        if not given.quiet and (now.seconds - spoken[0] >= LOG_INTERVAL or now.done == now.total):
+            spoken[0] = now.seconds
+            console.say(now.in_words())
+
+    summary = run.run_batch(wishes, run.Talk(progress, console.log, console.cancelled))
+    facts = {"counts": dict(summary.counts), **summary.facts}
+    console.result(facts, run.in_words(summary))
+    return 0 if summary.complete else 1
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        number, _, of = text.partition("/")
+        return int(number), int(of)
+    except ValueError:
+        raise ParameterError(f"--part {text!r} is not understood.", "give for example 3/8.") from None
 
 
 def _models(given: argparse.Namespace, console: Console) -> int:
@@ -341,6 +397,7 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
+LOG_INTERVAL = 30.0  # seconds between words on progress in a log
 EVALUATIONS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "simulator": _evaluate_simulator,
     "anomalies": _evaluate_anomalies,
@@ -354,6 +411,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "anomalies": _anomalies,
     "rocks": _rocks,
     "rocksizefrequency": _size_frequency,
+    "batch": _batch,
     "models": _models,
     "info": _info,
     "simulate": _simulate,
@@ -433,6 +491,7 @@ def _parser() -> argparse.ArgumentParser:
     _anomalies_parser(commands)
     _rocks_parser(commands)
     _sizes_parser(commands)
+    _batch_parser(commands)
     models = _command(commands, "models", "List the methods and models there are.")
     models.add_argument("--task", choices=("enhance", "anomalies", "rocks"), help="only those of one tool")
     _models_dir(models)
@@ -539,6 +598,50 @@ def _sizes_parser(commands: Any) -> None:
     tool.add_argument("--cell", type=float, metavar="M", help="cell of the raster of abundance (default: by the area)")
     tool.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of all intervals (default 0.95)")
     tool.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    _run_arguments(tool)
+
+
+def _batch_parser(commands: Any) -> None:
+    tool = _command(
+        commands, "batch", "Do many images with one tool: in parallel, again after any stop, as one result."
+    )
+    tool.add_argument("tool", choices=("rocks", "anomalies", "enhance"), help="what to do with each image")
+    tool.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="images, folders, patterns in quotation marks, lists (.csv, .txt)"
+    )
+    tool.add_argument(
+        "--out", required=True, metavar="DIR", help="folder of the batch; it belongs to one set of options"
+    )
+    tool.add_argument(
+        "--resume", action="store_true", help="go on with the batch in --out: what is done stays as it is"
+    )
+    tool.add_argument("--where", metavar="CONDITION", help="only products of which it is true: 'incidence < 80 and …'")
+    tool.add_argument("--table", metavar="FILE", help="facts about products: a CSV file or a PDS index (CUMINDEX.LBL)")
+    tool.add_argument("--part", metavar="K/N", help="only every N-th product: one job of an array of N")
+    tool.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes of this machine; 0: none but this (default: one a core or GPU)",
+    )
+    tool.add_argument("--memory", type=float, metavar="GB", help="bound of each worker's memory (default: its share)")
+    tool.add_argument("--dask", metavar="ADDRESS", help="give the work to this Dask scheduler, as tcp://head:8786")
+    tool.add_argument("--quiet", action="store_true", help="no progress in a log, only what fails and the summary")
+    _settings_arguments(tool)
+    rocks = tool.add_argument_group("rocks")
+    rocks.add_argument("--min-diameter", type=float, metavar="M", help="leave out smaller rocks, in metres or pixels")
+    rocks.add_argument(
+        "--incidence", type=float, metavar="DEG", help="of the sun, where neither label nor table say it"
+    )
+    rocks.add_argument("--mask", action="store_true", help="also write the classes of all pixels, as rasters")
+    rocks.add_argument("--outlines", action="store_true", help="also write the outlines of rocks, beside the points")
+    anomalies = tool.add_argument_group("anomalies")
+    anomalies.add_argument("--top", type=int, metavar="N", help="at most N points of an image (default 50)")
+    anomalies.add_argument("--percentile", type=float, metavar="P", help="only windows above P %% of their image's")
+    anomalies.add_argument("--min-distance", type=float, metavar="M", help="points of an image are so far apart")
+    anomalies.add_argument("--scores", action="store_true", help="also write the score of every window, as rasters")
+    anomalies.add_argument("--heat", action="store_true", help="also write the anomaly of every pixel, as rasters")
+    anomalies.add_argument("--chips", action="store_true", help="also write a small picture of each point")
     _run_arguments(tool)
 
 
@@ -709,6 +812,11 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
 
 def _image_arguments(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("image", metavar="IMAGE", help="GeoTIFF, COG, VRT, JPEG 2000, ISIS cube, PDS3 or PDS4 label")
+    tool.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    _settings_arguments(tool)
+
+
+def _settings_arguments(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("--model", metavar="ID|FOLDER", help="method or model; `lunar models` lists them")
     _models_dir(tool)
     tool.add_argument("--band", type=int, metavar="N", help="which band, from 1, where there are several")
@@ -718,7 +826,6 @@ def _image_arguments(tool: argparse.ArgumentParser) -> None:
         choices=("auto", "cpu", "cuda", "mps", "openvino"),
         help="where networks compute (default auto); openvino is quicker than cpu, where it is installed",
     )
-    tool.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     tool.add_argument("--pixel-size", type=float, metavar="M", help="metres per pixel, where the image does not say it")
     tool.add_argument("--body", metavar="NAME", help="Moon, Vesta, Ceres, …, where the coordinate system is wrong")
     tool.add_argument(

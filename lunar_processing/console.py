@@ -25,8 +25,8 @@ from lunar_processing.errors import Cancelled, LunarError
 
 # Which share of the whole each stage has, as begin and end.
 STAGES = {"look": (0.0, 0.05), "profile": (0.05, 0.2), "work": (0.2, 0.95), "finish": (0.95, 1.0)}
-STAGES |= {"read": (0.0, 0.05), "train": (0.05, 1.0), "fit": (0.05, 0.95)}
-COUNTED = ("read", "train", "fit", "finish")  # stages that do not count pixels
+STAGES |= {"read": (0.0, 0.05), "train": (0.05, 1.0), "fit": (0.05, 0.95), "products": (0.0, 0.95)}
+COUNTED = ("read", "train", "fit", "products", "finish")  # stages that do not count pixels
 INTERVAL = 0.2  # seconds between progress lines
 # A run that was asked to stop gets this long to stop by itself before it is ended.
 PATIENCE = 1.0
@@ -50,13 +50,13 @@ class Console:
         """Whether the run was asked to stop."""
         return self._stop.is_set()
 
-    def progress(self, stage: str, done: int, total: int) -> None:
-        """Say how far a stage is, in pixels."""
+    def progress(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Say how far a stage is, in pixels or in what it counts; a note is for people."""
         now = time.perf_counter()
         if stage != self._stage:
             self._stage, self._stage_began = stage, now
         if self.style == "bar":
-            self._show_bar(stage, done, total)
+            self._show_bar(stage, done, total, note)
         elif self.style == "jsonl" and (now - self._last_line >= INTERVAL or done >= total):
             self._last_line = now
             self._say(event="progress", **self._facts(stage, done, total, now - self._stage_began))
@@ -67,6 +67,11 @@ class Console:
             self._say(event="log", level=level, message=message)
         elif level == "warning" or self.style == "bar":
             self._aside(f"{'Warning: ' if level == 'warning' else ''}{message}")
+
+    def say(self, message: str) -> None:
+        """A line for a log file, where no bar can be."""
+        if self.style == "none":
+            self._aside(message)
 
     def error(self, error: LunarError) -> None:
         """Say what went wrong and the cure."""
@@ -136,15 +141,16 @@ class Console:
             "left_s": None if left is None else round(left, 1),
         }
 
-    def _show_bar(self, stage: str, done: int, total: int) -> None:
+    def _show_bar(self, stage: str, done: int, total: int, note: str) -> None:
         from tqdm import tqdm
 
         if self._bar is None or self._bar_stage != stage:
             self.close()
             self._bar_stage = stage
             counts, rate = ("", "") if stage in COUNTED else ("{n:.0f}/{total:.0f} Mpx ", ", {rate_noinv_fmt}")
-            look = "{l_bar}{bar}| " + counts + "[{elapsed}<{remaining}" + rate + "]"
+            look = "{l_bar}{bar}| " + counts + "[{elapsed}<{remaining}" + rate + "]{postfix}"
             self._bar = tqdm(total=total / 1e6, desc=stage, unit="Mpx", leave=False, bar_format=look)
+        self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done / 1e6 - self._bar.n)
 
     def _aside(self, text: str) -> None:

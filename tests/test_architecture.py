@@ -40,7 +40,7 @@ ROOMS = {  # room of the engine → the rooms it may import
     "evaluate": {"errors", "simulate"},
     "inventory": {*PLACE, "raster", "modelpack", "provenance", "tools"},
     "console": {"errors", "draft"},
-    "batch": {*PLACE, "raster", "tools", "provenance"},
+    "batch": {*PLACE, "draft", "raster", "vector", "modelpack", "provenance", "tools"},
     "__main__": {"errors", "tools", "inventory", "console", "batch", "training", "evaluate", "simulate"},
 }
 OUTSIDE = {  # room → the packages it may import besides the standard library, where that matters

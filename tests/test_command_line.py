@@ -65,6 +65,9 @@ OPTIONS = {
     "info": COMMON,
     "rocksizefrequency": "--json --out --area --diameter-field --unit --min-diameter --max-diameter --edge --body "
     "--pixel-size --bins --cell --confidence --overwrite --progress --watch-stdin",
+    "batch": "--json --model --models-dir --band --device --format --out --resume --where --table --part --workers "
+    "--memory --dask --quiet --min-diameter --incidence --mask --outlines --top --percentile --min-distance --scores "
+    "--heat --chips --pixel-size --body --sun-azimuth --progress --watch-stdin",
     "simulate": "--json --recipe --size --count --seed --pixel-size --incidence --sun-azimuth --objects --crs --centre "
     "--dtype --contact-sheet --device --overwrite --format --progress --watch-stdin",
     "train": "--json --images --out --band --labels --area --from --models-dir --classes --validation --split "
