@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lunar_processing.backends import predictor, torch_device
+from lunar_processing.backends import torch_device
 from lunar_processing.errors import ModelError
 from lunar_processing.modelpack import Card, Pack
 from lunar_processing.pipeline import BATCH_PIXELS, Apply, Step
+from lunar_processing.tools.loaded import loaded
 from lunar_processing.tools.shadow import camera_noise, dark_noise
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def anomaly_step(pack: Pack, job: Job) -> Step:
 
 def heat_step(pack: Pack, job: Job) -> Step | None:
     """Where in the windows the strangeness is, for each pixel; None of a network that cannot say."""
-    if not hasattr(pack.network(), "heat"):
+    if not hasattr(loaded(pack, job.device)[0], "heat"):
         return None
     step = _step(pack, job, lambda output, valid: output.masked_fill(~valid, float("nan")), bands=1, ask="heat")
     return replace(step, stride=1)
@@ -164,8 +165,7 @@ def _predict(
     import torch
 
     device = torch_device(job.device)
-    network = pack.network(device)
-    answer = predictor(network, job.device, ask)
+    network, answer = loaded(pack, job.device, ask)
     knows_gaps = getattr(network, "sees_validity", False)
     low, high = limits(pack.card, job)
 

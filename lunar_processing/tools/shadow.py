@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lunar_processing.backends import predictor, torch_device
+from lunar_processing.backends import torch_device
 from lunar_processing.classical import noise as noises
 from lunar_processing.classical.around import blur
 from lunar_processing.classical.enhance import Profiles, offsets
@@ -17,6 +17,7 @@ from lunar_processing.classical.noise import Noise
 from lunar_processing.modelpack import Pack
 from lunar_processing.pipeline import BATCH_PIXELS, Step
 from lunar_processing.simulate.sensor import RESPONSIVITY
+from lunar_processing.tools.loaded import loaded
 
 if TYPE_CHECKING:
     from lunar_processing.raster.image import Image
@@ -59,7 +60,7 @@ def shadow_step(pack: Pack, noise: Noise, profiles: Profiles, level: float, devi
     import torch
 
     where, card = torch_device(device), pack.card
-    network = predictor(pack.network(where), device)
+    _, network = loaded(pack, device)
     unit = dark_noise(noise)
     slope = noise.b / unit
 
