@@ -58,6 +58,7 @@ examples:
   lunar evaluate simulator --real nac_cdr --out report
   lunar evaluate simulator --real nac_cdr --out report --part test --json
   lunar evaluate rocks --view orbit --out report --real nac_cdr
+  lunar evaluate surface --real lander_view --out report --models rocks-surface
   lunar evaluate anomalies --real nac_cdr --out report --models vae-2024 my-model --models-dir my-models""",
     "train": """
 examples:
@@ -285,6 +286,19 @@ def _evaluate_rocks(given: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _evaluate_surface(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import evaluate_surface as tool
+
+    wishes = tool.Wishes(
+        models=tool.MODELS if given.models is None else tuple(given.models),
+        model_folders=tuple(Path(p) for p in given.models_dir),
+        most=tool.FEW if given.small else None,
+    )
+    facts = tool.evaluate_surface(Path(given.real), Path(given.out), wishes, lambda text: console.log("info", text))
+    console.result(facts, tool.in_words(facts))
+    return 0
+
+
 def _evaluate_psr(given: argparse.Namespace, console: Console) -> int:
     from lunar_processing.tools import evaluate_psr as tool
 
@@ -402,6 +416,7 @@ EVALUATIONS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "simulator": _evaluate_simulator,
     "anomalies": _evaluate_anomalies,
     "rocks": _evaluate_rocks,
+    "surface": _evaluate_surface,
     "psr": _evaluate_psr,
 }
 
@@ -692,6 +707,7 @@ def _evaluate_parser(commands: Any) -> None:
         "simulator: how far its images are from real ones; anomalies: who finds strange things that were planted; "
     )
     subjects += "rocks: who finds simulated rocks, and how their sizes come out; "
+    subjects += "surface: how rocks, ground and sky are told apart from the ground; "
     subjects += "psr: how well shadow is seen into"
     tool.add_argument("subject", choices=tuple(EVALUATIONS), help=subjects)
     tool.add_argument("--real", metavar="DIR", help="folder of real images, crater boxes beside them; rocks: optional")

@@ -50,7 +50,7 @@ def banks(renders: Path, real: Path, rover: Path, out: Path) -> dict[str, Path]:
     """
     parts = published_split(lander_view(renders, "render"))
     learnt = [*parts["train"], *close_ups(parts["train"]), *rover_frames(rover)]
-    kept = [*parts["validation"], *lander_view(real, "real")]
+    kept = [*(replace(p, product="kept renders") for p in parts["validation"]), *lander_view(real, "real")]
     out.mkdir(parents=True, exist_ok=True)
     paths = {"images": out / "surface_train.safetensors", "validation": out / "surface_validation.safetensors"}
     save_pictures(paths["images"], learnt)

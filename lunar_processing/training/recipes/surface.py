@@ -130,17 +130,17 @@ def published_task(lesson: Lesson, optimiser: str) -> Task:
         if optimiser == "adam"
         else torch.optim.SGD(net.parameters(), lesson.rate, momentum=0.9)
     )
-    validate = judged(lesson, lambda picture: _squeezed(picture, lesson.size))
+    validate = judged(lesson, lambda picture: squeezed(picture, lesson.size))
     return Task({"net": net}, {"net": chosen}, lesson.batch, step, validate, ("iou", "high"), lesson.about)
 
 
 def whole_images(pictures: Sequence[Picture], size: int, batch: int, seed: int, device: str = "cpu") -> Sampler:
     """Whole images, brought to `size` × `size` whatever their shape was."""
-    squeezed = [_squeezed(p, size) for p in pictures if _kind(p) == WHOLE]
-    return crops(squeezed, size, batch, seed)
+    return crops([squeezed(p, size) for p in pictures if _kind(p) == WHOLE], size, batch, seed)
 
 
-def _squeezed(picture: Picture, size: int) -> Picture:
+def squeezed(picture: Picture, size: int) -> Picture:
+    """The whole picture as a square; classes by nearest neighbour."""
     image = torch.from_numpy(picture.image)[None, None]
     image = functional.interpolate(image, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
