@@ -61,6 +61,7 @@ def tools(image: Path) -> dict[str, dict[str, str]]:
             "TOP": "12",
             "OUTPUT": f"{OUTPUT}/anomalies.gpkg",
             "SCORES": f"{OUTPUT}/scores.tif",
+            "CHIPS": f"{OUTPUT}/chips",
         },
         "lunar:segmentrocks": {
             "INPUT": str(image),

@@ -8,7 +8,7 @@ import processing
 from qgis.core import QgsApplication, QgsProject, QgsRasterLayer, QgsRectangle, QgsVectorLayer
 from qgis.PyQt.QtCore import QEventLoop, Qt, QTimer
 from qgis.PyQt.QtWidgets import QDockWidget, QLineEdit, QTreeView
-from qgis.utils import iface
+from qgis.utils import iface, plugins
 
 RESULTS, SHOTS = Path(os.environ["LUNAR_TOUR"]), Path(os.environ["LUNAR_SHOTS"])
 SIZE = (1480, 900)
@@ -43,16 +43,23 @@ def enhanced() -> None:
 
 
 def anomalies() -> None:
-    """Ranked points, and their table."""
+    """Ranked points."""
     hide("enhanced")
     layer = add_vector("anomalies.gpkg", "anomalies")
     zoom(layer.extent())
-    table = iface.showAttributeTable(layer)
-    settle()
     picture("anomalies")
-    if table is not None:
-        picture("reviewing", table)
-        table.close()
+
+
+def reviewing() -> None:
+    """The panel for going through them."""
+    plugins["lunar_qgis_plugin"].review()
+    panel = dock("LunarReview")
+    dock("ProcessingToolbox").hide()
+    panel.setMinimumWidth(300)
+    panel.go(2)
+    picture("reviewing")
+    panel.hide()
+    dock("ProcessingToolbox").show()
 
 
 def rocks() -> None:
@@ -131,7 +138,7 @@ def main() -> None:
         iface.messageBar().clearWidgets()
         for panel in window.findChildren(QDockWidget):
             panel.setVisible(panel.objectName() == "Layers")
-        for stop in (toolbox, enhance, enhanced, anomalies, rocks):
+        for stop in (toolbox, enhance, enhanced, anomalies, reviewing, rocks):
             stop()
     except Exception:
         (SHOTS / "error.txt").write_text(traceback.format_exc())

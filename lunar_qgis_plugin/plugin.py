@@ -1,8 +1,9 @@
-"""What QGIS starts: the Processing provider and, where there is a window, the settings page and a first hint."""
+"""What QGIS starts: the Processing provider and, where there is a window, settings page, review panel and a hint."""
 
 from __future__ import annotations
 
 from qgis.core import Qgis, QgsApplication
+from qgis.PyQt.QtCore import Qt
 from qgis.PyQt.QtWidgets import QMenu, QPushButton
 
 from . import engine
@@ -17,6 +18,7 @@ class LunarPlugin:
         self.provider: LunarProvider | None = None
         self.settings_page = None
         self.menu: QMenu | None = None
+        self.panel = None
 
     def initProcessing(self) -> None:
         """Called by qgis_process, where there is no window."""
@@ -33,6 +35,7 @@ class LunarPlugin:
         self.settings_page = SettingsPageFactory()
         self.iface.registerOptionsWidgetFactory(self.settings_page)
         self.menu = self.iface.pluginMenu().addMenu(icon("lunar"), "Lunar")
+        self.menu.addAction(icon("anomalies"), "Review anomalies", self.review)
         self.menu.addAction(icon("setup"), "Set up the engine…", self.set_up)
         if not engine.is_set_up():
             self._hint()
@@ -45,6 +48,11 @@ class LunarPlugin:
         if self.settings_page is not None:
             self.iface.unregisterOptionsWidgetFactory(self.settings_page)
             self.settings_page = None
+        if self.panel is not None:
+            self.panel.leave()
+            self.iface.removeDockWidget(self.panel)
+            self.panel.deleteLater()
+            self.panel = None
         if self.menu is not None:
             self.iface.pluginMenu().removeAction(self.menu.menuAction())
             self.menu = None
@@ -54,6 +62,16 @@ class LunarPlugin:
         import processing
 
         processing.execAlgorithmDialog("lunar:setupengine", {})
+
+    def review(self) -> None:
+        """Open the panel for going through anomalies."""
+        if self.panel is None:
+            from .review import ReviewPanel
+
+            self.panel = ReviewPanel(self.iface.mapCanvas(), self.iface.mainWindow())
+            self.iface.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, self.panel)
+        self.panel.setUserVisible(True)
+        self.panel.setFocus()
 
     def _hint(self) -> None:
         """Say once a session what is missing, with a button that cures it."""
