@@ -43,6 +43,8 @@ def dress(layer: QgsMapLayer, style: str) -> None:
     document = QDomDocument()
     document.setContent(fitted(style, layer.source()))
     layer.importNamedStyle(document)
+    if style == "enhanced" and layer.bandName(1).endswith("ILLUSTRATION"):
+        layer.setName(f"ILLUSTRATION, not a measurement – {layer.name()}")
     manager = layer.styleManager()
     for title, band in OTHER_BANDS.get(style, {}).items():
         manager.addStyle(title, QgsMapLayerStyle(of_band(band, layer.source())))

@@ -90,6 +90,10 @@ CASES: dict[str, list[Case]] = {
         Case("anomalies", {"widths": (8, 8, 8, 8)}, channels=4, scale=1 / 16, loss=noticed, any_size=False),
     ],
     "rocknet": [Case("rocks", {"channels": 8, "outputs": 2}, channels=3, loss=classified)],
+    "cyclegan": [
+        Case("enhance", {"width": 4, "deepest": 16, "residuals": 1}),
+        Case("enhance", {"width": 4, "deepest": 8, "residuals": 1, "attention": False}),
+    ],
     "shadow": [Case("enhance", {"widths": (8, 8, 8), "deep": 1}, channels=2)],
 }
 EVERY = [(name, case) for name, cases in CASES.items() for case in cases]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import nn
 
 from lunar_processing.networks.convnet import ConvNet, Identity
+from lunar_processing.networks.cyclegan import Generator
 from lunar_processing.networks.encoders import EncoderUNet, PublishedUNet
 from lunar_processing.networks.multiscale import MultiScale
 from lunar_processing.networks.rocknet import RockNet
@@ -27,4 +28,5 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "vae": VAE,
     "rocknet": RockNet,
     "shadow": ShadowNet,
+    "cyclegan": Generator,
 }

@@ -17,6 +17,7 @@ from lunar_processing.grid import Window
 from lunar_processing.modelpack import Pack, find_pack
 from lunar_processing.pipeline import Step, each, run
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
+from lunar_processing.tools.illustration import ILLUSTRATION, NOTICE, UNIT, illustration_step
 from lunar_processing.tools.job import Job, Options, Report, Result, refuse_input_as_output, result, start
 from lunar_processing.tools.network import enhance_step, limits
 from lunar_processing.tools.shadow import camera_noise, shadow_step
@@ -56,6 +57,7 @@ class _Method:
     outside: Judge | None = None
     lit: Judge | None = None
     resolvable: Judge | None = None
+    illustration: bool = False  # to look at, and without a sigma
 
 
 def enhance(options: Options, output: Path, report: Report | None = None) -> Result:
@@ -64,16 +66,15 @@ def enhance(options: Options, output: Path, report: Report | None = None) -> Res
     check_rasters([output], options.overwrite)
     with start("enhance", options, report) as job:
         look = _look(job)
-        size_unit = "m" if job.pixel_size else "px"
+        method = _method(job, look)
         with RasterWriter(
             output,
             job.image.grid,
-            _bands(_input_unit(job), size_unit),
+            _bands(_input_unit(job), "m" if job.pixel_size else "px", method.illustration),
             overwrite=options.overwrite,
             file_format=options.file_format,
             categorical=True,
         ) as writer:
-            method = _method(job, look)
             job.announce(str(method.facts["id"]))
             seen = _Seen()
             step = _with_quality(method, look, job.pixel_size or 1.0)
@@ -82,7 +83,8 @@ def enhance(options: Options, output: Path, report: Report | None = None) -> Res
             _warn_of_what_was_seen(job, look, counts)
             job.stage("finish")(0, 1)
             record = job.record(method.facts, _parameters(look, method.unit), counts)
-            writer.finish({"LUNAR_PROVENANCE": record, "LUNAR_UNIT": method.unit})
+            notice = {"LUNAR_NOTICE": NOTICE} if method.illustration else {}
+            writer.finish({"LUNAR_PROVENANCE": record, "LUNAR_UNIT": method.unit, **notice})
             writer.publish()
             job.stage("finish")(1, 1)
             return result(job, {"enhanced": output}, counts, str(method.facts["id"]), timing)
@@ -95,6 +97,8 @@ def _method(job: Job, look: _Look) -> _Method:
     name = job.options.model or _default(job)
     if name not in classical.METHODS:
         pack = job.pack(name, "enhance")
+        if pack.card.output == ILLUSTRATION:
+            return _painted(job, look, pack)
         return (_by_physics if pack.card.normalisation.kind == "noise" else _network)(job, look, pack)
     method = classical.METHODS[name]
     state = method.fit(job.image.survey.patches, _profiles(job, look) if method.needs_profiles else None)
@@ -154,6 +158,17 @@ def _by_physics(job: Job, look: _Look, pack: Pack) -> _Method:
     )
 
 
+def _painted(job: Job, look: _Look, pack: Pack) -> _Method:
+    """A network that paints a picture to look at, and what everyone must know who looks at it."""
+    job.warn(f"{NOTICE}. Use {DEFAULT} for whatever is measured, counted or decided.")
+    _warn_of_lost_signal(job, look.noise)
+    survey = job.image.survey
+    parts = [(*patch, (window.col, window.row)) for patch, window in zip(survey.patches, survey.windows)]
+    step = illustration_step(pack, _profiles(job, look), parts, survey.percentile(50), look.sunlit, job.device)
+    facts = {"id": pack.card.id, "sha256": pack.card.sha256, "notice": NOTICE}
+    return _Method(step, UNIT, facts, illustration=True)
+
+
 def _warn_of_lost_signal(job: Job, noise: Noise) -> None:
     """Say what such a network cannot mend."""
     if noise.least > 0.5 * noise.a:
@@ -211,7 +226,7 @@ def _with_quality(method: _Method, look: _Look, pixel_size: float) -> Step:
 
     def apply(pixels: np.ndarray, valid: np.ndarray, origins: Any) -> np.ndarray:
         made, judged = step.apply(pixels, valid, origins), judge(pixels, valid, origins)
-        sigma = np.where(np.isfinite(made[:, 1]), made[:, 1], judged[:, 0])
+        sigma = made[:, 1] if method.illustration else np.where(np.isfinite(made[:, 1]), made[:, 1], judged[:, 0])
         return np.stack([made[:, 0], sigma, judged[:, 1], judged[:, 2]], axis=1).astype(np.float32)
 
     return replace(step, apply=apply, bands=4)
@@ -279,10 +294,17 @@ def _input_unit(job: Job) -> str:
     return job.image.unit or job.image.product.unit or "DN"
 
 
-def _bands(input_unit: str, size_unit: str) -> list[Band]:
-    return [
+def _bands(input_unit: str, size_unit: str, illustration: bool) -> list[Band]:
+    first = [
         Band("enhanced", "enhanced signal; unit in the tag LUNAR_UNIT"),
         Band("sigma", "one standard deviation: error of `enhanced` where a network tells it, else noise", input_unit),
+    ]
+    painted = [
+        Band("ILLUSTRATION", NOTICE),
+        Band("sigma", "no value anywhere: how wrong an illustration is cannot be told", input_unit),
+    ]
+    return [
+        *(painted if illustration else first),
         Band("flags", "bits: 1 no data, 2 saturated, 4 sunlit, 8 below the noise floor, 16 unknown to the model"),
         Band(
             f"resolvable_{size_unit}",

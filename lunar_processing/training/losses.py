@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -174,14 +174,34 @@ class Perceptual(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """One number: 0 for equal images."""
-        together = torch.cat([a, b]).float().expand(-1, 3, -1, -1)
-        x = (2 * together - 1 - self.centre) / self.spread
-        total = torch.zeros((), device=x.device)
+        total = torch.zeros((), device=a.device)
+        for seen, head in self._seen(torch.cat([a, b])):
+            one, other = seen.chunk(2)
+            total = total + ((one - other) ** 2 * head).sum(dim=1).mean()
+        return total
+
+    def looks(self, images: Tensor) -> Tensor:
+        """What images look like wherever it is (B, F): the same features, averaged over the image, weighted alike.
+
+        The squared distance of two of them is the distance LPIPS of images that show the same textures elsewhere.
+        """
+        return torch.cat([(seen * head.sqrt()).mean(dim=(2, 3)) for seen, head in self._seen(images)], dim=1)
+
+    def _seen(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """After each stage: features of length 1 (B, C, h, w), and the weights of their channels."""
+        x = (2 * images.float().expand(-1, 3, -1, -1) - 1 - self.centre) / self.spread
         for number, stage in enumerate(self.stages):
             x = stage(x)
-            one, other = (x / (x.norm(dim=1, keepdim=True) + 1e-10)).chunk(2)
-            total = total + ((one - other) ** 2 * getattr(self, f"head{number}")).sum(dim=1).mean()
-        return total
+            yield x / (x.norm(dim=1, keepdim=True) + 1e-10), getattr(self, f"head{number}")
+
+
+def energy_distance(a: Tensor, b: Tensor) -> Tensor:
+    """How far two sets of points (N, F), (M, F) lie apart as sets, unbiased: about 0 for samples of one distribution.
+
+    Twice the mean distance between the sets, less the mean distances inside them (Székely and Rizzo 2013).
+    """
+    inside = [torch.pdist(x.double()).mean() for x in (a, b)]
+    return 2 * torch.cdist(a.double(), b.double()).mean() - inside[0] - inside[1]
 
 
 def features_file() -> Path:
