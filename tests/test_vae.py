@@ -176,7 +176,8 @@ def test_small_files_keep_the_statistics_and_hardly_move_the_scores(tmp_path, ke
         torch.testing.assert_close(pack.network()(x), network(x), rtol=1e-3 if keep == "float16" else 1e-2, atol=0)
     for name, value in pack.network().state_dict().items():
         assert value.dtype == network.state_dict()[name].dtype
-        assert (value.dim() == 2) or torch.equal(value, network.state_dict()[name]), name
+        rounded = value.dim() in ((2, 4) if keep == "float16" else (2,))
+        assert rounded or torch.equal(value, network.state_dict()[name]), name
     sizes = [(tmp_path / kind / "weights.safetensors").stat().st_size for kind in ("full", keep)]
     matrices = [weight for weight in network.parameters() if weight.dim() == 2]
     rows = sum(len(matrix) for matrix in matrices)

@@ -89,6 +89,5 @@ RECIPES = (
         scene=256,
         size=64,
         batch=128,
-        keep="float16",
     ),
 )  # fmt: skip
