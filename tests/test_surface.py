@@ -1,0 +1,225 @@
+"""Rocks from the ground: what is learnt from, what is learnt, how it is measured, and the model that ships."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from running import lunar
+from safetensors.torch import save_file
+
+from lunar_processing.errors import DataError
+from lunar_processing.evaluate.segmentation import confusion, mean_share, shares, together
+from lunar_processing.networks.encoders import ENCODERS
+from lunar_processing.tools import surface_data
+from lunar_processing.tools.train import Wishes, train_model
+from lunar_processing.training.data import UNKNOWN, save_pictures
+from lunar_processing.training.recipes import RECIPES, surface
+
+SKY_ROWS = 20
+
+
+def landscape(number: int, shape: tuple[int, int] = (64, 80)) -> tuple[np.ndarray, np.ndarray]:
+    """Grey ground with noise under a black sky, a small rock and a large one; and its classes."""
+    noise = np.random.default_rng(number)
+    image = noise.normal(110, 8, shape).clip(1, 255)
+    mask = np.zeros(shape, np.uint8)
+    image[:SKY_ROWS], mask[:SKY_ROWS] = 0, surface.SKY
+    left = 4 + 3 * number
+    for side, kind, row in ((5, 1, 24), (22, 2, 36)):
+        image[row : row + side, left : left + side] = 230
+        mask[row : row + side, left : left + side] = kind
+    return image.astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def lander(tmp_path_factory) -> Path:
+    """A folder as that of the published set: render/ and real/, each with images/ and masks/."""
+    folder = tmp_path_factory.mktemp("lander")
+    for part, count in (("render", 10), ("real", 2)):
+        for name in ("images", "masks"):
+            (folder / part / name).mkdir(parents=True)
+        for number in range(count):
+            for name, pixels in zip(("images", "masks"), landscape(number)):
+                Image.fromarray(pixels).save(folder / part / name / f"{part}{number:02d}.png")
+    return folder
+
+
+# ---- what is learnt from -----------------------------------------------------------------------------------------
+
+
+def test_the_published_split_keeps_49_21_and_30_of_100_and_is_always_the_same():
+    names = [f"{n:03d}" for n in range(100)]
+    parts = surface_data.published_split(names)
+    assert {part: len(some) for part, some in parts.items()} == {"train": 49, "validation": 21, "test": 30}
+    assert sorted(name for some in parts.values() for name in some) == names
+    assert parts == surface_data.published_split(names)
+    with pytest.raises(DataError, match="cannot be split"):
+        surface_data.published_split(names[:3])
+
+
+def test_a_black_sky_is_not_valid_for_a_tool_and_is_learnt_all_the_same(lander):
+    one = surface_data.lander_view(lander / "render", "render")[0]
+    assert not one.valid[:SKY_ROWS].any()
+    assert one.valid[SKY_ROWS:].all()
+    assert (one.mask[:SKY_ROWS] == surface.SKY).all()
+    assert (one.image[:SKY_ROWS] < 0.01).all()
+    assert (surface.as_the_tool_shows(one).image[:SKY_ROWS] == 0.5).all()
+
+
+def test_a_mask_with_an_unknown_class_is_refused_by_its_value(lander, tmp_path):
+    for name, pixels in zip(("images", "masks"), landscape(0)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.where(pixels == 2, 7, pixels)).save(tmp_path / name / "a.png")
+    with pytest.raises(DataError, match=r"holds the value 7.*small rock"):
+        surface_data.lander_view(tmp_path, "render")
+    (tmp_path / "masks" / "a.png").unlink()
+    with pytest.raises(DataError, match="has no mask"):
+        surface_data.lander_view(tmp_path, "render")
+
+
+def test_what_nobody_drew_in_a_rover_frame_is_unknown(tmp_path):
+    def drawn(category: int, left: int, side: int) -> dict:
+        corners = [left, 10, left + side, 10, left + side, 10 + side, left, 10 + side]
+        return {"image_id": 1, "category_id": category, "segmentation": [corners]}
+
+    Image.fromarray(landscape(0)[0]).save(tmp_path / "frame.png")
+    names = ("rock", "rover path", "rocky region")
+    known = {
+        "categories": [{"id": k, "name": name} for k, name in enumerate(names)],
+        "images": [{"id": 1, "file_name": "frame.png", "width": 80, "height": 64}],
+        "annotations": [drawn(0, 2, 6), drawn(0, 20, 20), drawn(1, 45, 10), drawn(2, 60, 10)],
+    }
+    (tmp_path / surface_data.COCO).write_text(json.dumps(known))
+    (frame,) = surface_data.rover_frames(tmp_path)
+    counts = dict(zip(*np.unique(frame.mask, return_counts=True)))
+    assert counts == {0: 100, 1: 36, 2: 400, UNKNOWN: 80 * 64 - 536}
+    (tmp_path / surface_data.COCO).write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        surface_data.rover_frames(tmp_path)
+
+
+def test_in_a_close_up_a_rock_is_as_large_as_it_looks(lander):
+    whole = surface_data.lander_view(lander / "render", "render")
+    near = surface_data.close_ups(whole[:1], factors=(2.0,))[0]
+    assert near.image.shape == whole[0].image.shape
+    assert near.product == surface.CLOSE_UP
+    assert (near.mask == 2).sum() == pytest.approx(4 * 22**2, rel=0.2)
+    assert set(np.unique(near.mask)) <= {0, 1, 2, 3}
+
+
+def test_simulated_rocks_are_of_either_size_and_specks_are_not_asked_for():
+    classes = torch.tensor([[[0, 1, 1, 2, 3]]]).repeat(1, 20, 1)
+    rocks = torch.tensor([[[0, 1, 1, 2, 0]]]).repeat(1, 20, 1)
+    rocks[0, :3, 3], rocks[0, 3:, 3] = 3, 4  # three pixels of one rock, seventeen of another
+    mask = surface._visible(classes, rocks)
+    assert mask[0, 10].tolist() == [0, surface.EITHER, surface.EITHER, surface.EITHER, 3]
+    assert mask[0, 1, 3] == UNKNOWN
+
+
+# ---- what is learnt ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def banks(lander, tmp_path_factory) -> tuple[str, str]:
+    """Pictures to learn from and to validate on, in two files."""
+    folder = tmp_path_factory.mktemp("banks")
+    parts = surface_data.published_split(surface_data.lander_view(lander / "render", "render"))
+    save_pictures(folder / "train.safetensors", [*parts["train"], *surface_data.close_ups(parts["train"])])
+    save_pictures(folder / "kept.safetensors", surface_data.lander_view(lander / "real", "real"))
+    return str(folder / "train.safetensors"), str(folder / "kept.safetensors")
+
+
+def wishes(recipe: str, banks: tuple[str, str], out: Path, **more: object) -> Wishes:
+    return Wishes(recipe, [banks[0]], out, validation=[banks[1]], size=64, batch=2, device="cpu", **more)
+
+
+@pytest.mark.parametrize("name", ["unet-published", "unet-published-repaired", "unet-mobilenetv3"])
+def test_published_recipes_learn_from_whole_images(name, banks, tmp_path):
+    done = train_model(wishes(name, banks, tmp_path / "m", steps=2))
+    assert {"iou", "rock_iou", "iou/real"} <= set(done.outcome.measured)
+
+
+def test_every_published_network_is_there_as_published_and_repaired():
+    for name in surface.PUBLISHED:
+        slip, repaired = RECIPES[name], RECIPES[f"{name}-repaired"]
+        assert slip.card.settings != repaired.card.settings
+        assert (slip.policy, repaired.policy) == ("published-slip", "published")
+
+
+def test_rocks_surface_learns_from_renders_and_simulated_views_and_begins_with_weights_of_imagenet(
+    banks, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(surface, "POOL", 1)
+    torch.manual_seed(3)
+    given = {k: torch.rand_like(v) if v.is_floating_point() else v
+             for k, v in ENCODERS["efficientnet-lite0"]()[0].state_dict().items()}  # fmt: skip
+    save_file({**given, "_fc.bias": torch.zeros(1000)}, tmp_path / "imagenet.safetensors")
+    plan = wishes("rocks-surface", banks, tmp_path / "m", steps=2, encoder_weights=tmp_path / "imagenet.safetensors",
+                  rate=1e-6)  # fmt: skip
+    done = train_model(plan)
+    card = json.loads((done.model / "model.json").read_text())
+    assert len(card["training"]["encoder_weights"]) == 64
+    assert {"iou/real", "rock_iou/real"} <= set(card["measured"])
+    from lunar_processing.modelpack import read_pack
+
+    learnt = read_pack(done.model).network().encoder.state_dict()
+    torch.testing.assert_close(learnt["_conv_stem.weight"], given["_conv_stem.weight"], atol=1e-4, rtol=0)
+
+
+def test_weights_that_do_not_fit_or_cannot_be_read_are_refused(banks, tmp_path):
+    common = ["train", "rocks-surface", "--images", banks[0], "--validation", banks[1], "--out", tmp_path / "m"]
+    (tmp_path / "vgg11.pth").write_bytes(b"PK")
+    said = lunar(*common, "--encoder-weights", tmp_path / "vgg11.pth")
+    assert said.code == 1
+    assert ".safetensors" in said.err
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    said = lunar(*common, "--encoder-weights", tmp_path / "other.safetensors")
+    assert said.code == 1
+    assert "_conv_stem.weight is missing" in said.err
+
+
+# ---- how it is measured ------------------------------------------------------------------------------------------
+
+
+def test_intersection_over_union_by_hand():
+    true = np.array([0, 0, 0, 1, 1, 2, 3, 3, UNKNOWN])
+    said = np.array([0, 0, 1, 1, 2, 2, 3, 0, 0])
+    counts = confusion(true, said, 4)
+    assert counts.sum() == 8
+    assert shares(counts).tolist() == pytest.approx([2 / 4, 1 / 3, 1 / 2, 1 / 2])
+    assert mean_share(counts) == pytest.approx((2 / 4 + 1 / 3 + 1 / 2 + 1 / 2) / 4)
+    assert together(counts, (1, 2)) == pytest.approx(3 / 4)  # a small rock that is called large is a rock
+    nothing = confusion(np.zeros(5, int), np.zeros(5, int), 4)
+    assert mean_share(nothing) == 1.0
+    assert np.isnan(together(nothing, (1, 2)))
+
+
+def test_a_training_measures_as_the_evaluation_does():
+    true, said = np.random.default_rng(2).integers(0, 4, (2, 500))
+    counts = surface.confusion(torch.from_numpy(true), torch.from_numpy(said))
+    assert counts.numpy().tolist() == confusion(true, said, 4).tolist()
+    found = surface.overlap(counts)
+    assert found["iou"] == pytest.approx(mean_share(counts.numpy()))
+    assert found["rock_iou"] == pytest.approx(together(counts.numpy(), surface.ROCKS))
+
+
+def test_evaluate_surface_measures_renders_that_are_kept_and_real_images(lander, banks, tmp_path):
+    train_model(wishes("unet-published", banks, tmp_path / "unet-published", steps=2))
+    said = lunar("evaluate", "surface", "--real", lander, "--out", tmp_path / "report", "--models", "unet-published",
+               "--models-dir", tmp_path)  # fmt: skip
+    assert said.code == 0, said.err
+    facts = json.loads((tmp_path / "report" / "rocks_surface.json").read_text())
+    assert facts["images"] == {"renders": 3, "real": 2}
+    nothing = facts["models"]["ground everywhere"]["real"]
+    share = 1 - (SKY_ROWS * 80 + 25 + 22**2) / (64 * 80)
+    assert nothing["ground"] == pytest.approx(share)
+    assert nothing["mean"] == pytest.approx(share / 4)
+    assert "unet-published" in (tmp_path / "report" / "rocks_surface.html").read_text()
+    said = lunar("evaluate", "surface", "--real", tmp_path, "--out", tmp_path / "report2")
+    assert said.code == 1
+    assert "render/" in said.err
