@@ -24,6 +24,7 @@ from . import engine
 SAMPLE = 200_000  # pixels looked at for a contrast stretch
 CUT = (0.02, 0.98)  # shares of the pixels below and above which contrast is not spent
 OTHER_BANDS = {"enhanced": {"Sigma": 2, "Resolvable size": 4}}  # style → title of a further style → its band
+ILLUSTRATION = "ILLUSTRATION"  # name of the first band of a picture that is painted
 NODATA, SUNLIT = 1, 4  # bits of the flags of an enhanced image
 WORTH_A_TONE = 0.005  # share of the pixels below which shadow gets no tones of its own
 # Written at the end of each .qml beside a result. A style that the user saved as default lacks it and is kept.
@@ -43,10 +44,12 @@ def dress(layer: QgsMapLayer, style: str) -> None:
     document = QDomDocument()
     document.setContent(fitted(style, layer.source()))
     layer.importNamedStyle(document)
-    if style == "enhanced" and layer.bandName(1).endswith("ILLUSTRATION"):
-        layer.setName(f"ILLUSTRATION, not a measurement – {layer.name()}")
+    others = OTHER_BANDS.get(style, {})
+    if style == "enhanced" and ILLUSTRATION in layer.bandName(1):
+        layer.setName(f"{ILLUSTRATION}, not a measurement – {layer.name()}")
+        others = {title: band for title, band in others.items() if title != "Sigma"}  # it has none
     manager = layer.styleManager()
-    for title, band in OTHER_BANDS.get(style, {}).items():
+    for title, band in others.items():
         manager.addStyle(title, QgsMapLayerStyle(of_band(band, layer.source())))
     layer.triggerRepaint()
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from qgis_helpers import Qgis
 from running import lunar
 from test_losses import made_up_weights
 
@@ -247,3 +248,20 @@ def test_tiles_leave_no_seam(painter, tmp_path) -> None:
     whole = painted(painter, image, tmp_path / "whole.tif")[0]
     in_tiles = painted(painter, image, tmp_path / "tiles.tif", replace(painter.card, tile=2 * HALO + 128))[0]
     np.testing.assert_allclose(in_tiles, whole, atol=2e-4)
+
+
+def test_in_qgis_the_name_of_the_layer_says_what_it_is(painter, tmp_path) -> None:
+    qgis = Qgis.installed(tmp_path / "qgis")
+    told = qgis.script(
+        """
+        processing.runAndLoadResults(
+            "lunar:enhancepsr", {"INPUT": sys.argv[1], "MODEL_FOLDER": sys.argv[2], "PIXEL_SIZE": 1.0,
+            "OUTPUT": "TEMPORARY_OUTPUT"}, feedback=Log())
+        (layer,) = QgsProject.instance().mapLayers().values()
+        tell({"name": layer.name(), "styles": layer.styleManager().styles()})
+        """,
+        written(tmp_path / "dark.tif", dark_image(100, 120)),
+        painter.folder,
+    )
+    assert told["name"] == "ILLUSTRATION, not a measurement – Enhanced image – dark"
+    assert "Sigma" not in told["styles"]  # it has none
