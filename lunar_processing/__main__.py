@@ -580,7 +580,7 @@ def _rocks_parser(commands: Any) -> None:
         "--incidence",
         type=float,
         metavar="DEG",
-        help="of the sun from the vertical, where the label does not say it: for heights from shadows",
+        help="of the sun from the vertical, where the label does not say it: for heights and exact diameters",
     )
     _run_arguments(tool)
 

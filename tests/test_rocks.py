@@ -136,6 +136,27 @@ def test_diameters_are_corrected_as_the_card_says(image: Path, model: Path, tmp_
     corrected, _ = rocks_of(image, other, tmp_path / "b.gpkg", *SUN)
     ratio = corrected["diam_eq_px"] / plain["diam_eq_px"]
     np.testing.assert_allclose(ratio, np.interp(plain["diam_eq_px"], [5, 20], [1.2, 1.0]), rtol=1e-6)
+    write_card(other, Card(**{**card, "reading": {**card["reading"], "incidence": [[50, 1.0], [70, 1.3]]}}))
+    corrected, _ = rocks_of(image, other, tmp_path / "c.gpkg", *SUN)
+    np.testing.assert_allclose(corrected["diam_eq_px"] / plain["diam_eq_px"], 1.15, rtol=1e-6)  # under 60°
+    corrected, _ = rocks_of(image, other, tmp_path / "d.gpkg", *SUN[:2], *SUN[4:])
+    np.testing.assert_allclose(corrected["diam_eq_px"] / plain["diam_eq_px"], 1.0, rtol=1e-6)  # of unknown height
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_noise_that_the_card_does_not_know_is_warned_of(image: Path, model: Path, tmp_path: Path) -> None:
+    with rasterio.open(image) as file:
+        pixels = file.read(1)
+    noisy = pixels + np.random.default_rng(0).normal(0, 0.1, pixels.shape)
+    other = tmp_path / "round"
+    shutil.copytree(model, other)
+    write_card(other, Card(**{**vars(read_pack(other).card), "works": {"noise": [0.0, 0.05]}}))
+    _, ran = rocks_of(
+        formats.geotiff(tmp_path / "noisy.tif", noisy.astype(np.float32)), other, tmp_path / "a.gpkg", *SUN
+    )
+    assert any("noise of 0.2" in warning and "0 to 0.05" in warning for warning in ran.result["warnings"])
+    _, ran = rocks_of(image, other, tmp_path / "b.gpkg", *SUN)
+    assert not any("noise" in warning for warning in ran.result["warnings"])
 
 
 def test_a_score_below_the_card_s_least_is_no_rock(image: Path, model: Path, tmp_path: Path) -> None:
@@ -216,7 +237,7 @@ def test_calibrating_rewrites_the_card_and_nothing_else(tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     before, after = read_pack(SHIPPED).card, read_pack(folder).card
     assert ran.result["reading"] == after.reading
-    assert {"threshold", "least_score", "diameter_px", "edge", "height"} == set(after.reading)
+    assert {"threshold", "least_score", "diameter_px", "incidence", "edge", "height"} == set(after.reading)
     same = {name: value for name, value in vars(before).items() if name not in ("reading", "works")}
     assert same == {name: getattr(after, name) for name in same}
 

@@ -266,7 +266,7 @@ class _Rocks:
         in_metres = jacobian is not None
         # Without a scale an image is measured as if its pixels were squares of size 1, rows pointing south.
         ground = jacobian if jacobian is not None else np.broadcast_to(np.diag([1.0, -1.0]), (len(blobs.col), 2, 2))
-        diameter_px = _diameter_px(blobs, method.card)
+        diameter_px = _diameter_px(blobs, method.card, light)
         pixel_area = np.abs(np.linalg.det(ground))
         area = np.pi / 4 * diameter_px**2 * pixel_area
         major, minor, azimuth = _axes(ground @ blobs.covariance @ ground.swapaxes(1, 2))
@@ -299,15 +299,19 @@ class _Rocks:
         return _Rocks(blobs, fields, self.in_metres)
 
 
-def _diameter_px(blobs: Blobs, card: Card | None) -> np.ndarray:
-    """Of circles of the same area, corrected as the card says: what a model saw so large was that large."""
+def _diameter_px(blobs: Blobs, card: Card | None, light: _Light) -> np.ndarray:
+    """Of circles of the same area, corrected as the card says: what looked so large, in such light, was that large.
+
+    Beyond what was measured the correction stays what it is there, as a share.
+    """
     seen = 2 * np.sqrt(blobs.area / np.pi)
-    calibration = card.reading.get("diameter_px") if card else None
-    if not calibration:
-        return seen
-    was, true = np.array(calibration, float).T
-    # Beyond what was measured the correction stays what it is there, as a share.
-    return seen * np.interp(seen, was, true / was)
+    diameter, reading = seen, card.reading if card else {}
+    if reading.get("diameter_px"):
+        was, true = np.array(reading["diameter_px"], float).T
+        diameter = seen * np.interp(seen, was, true / was)
+    if reading.get("incidence") and light.incidence is not None:
+        diameter = diameter * np.interp(light.incidence, *np.array(reading["incidence"], float).T)
+    return diameter
 
 
 def _heights(

@@ -70,7 +70,8 @@ class SegmentRocks(LunarTool):
             "area_m2": "area in square metres",
             "shadow_len_m": "length of its shadow from the rock's middle, in metres; empty where the sun's azimuth is "
             "not known, no shadow is seen, or the method does not measure it",
-            "height_m": "height in metres from the shadow; empty also where the sun's incidence is not known",
+            "height_m": "height in metres from the shadow; empty also where the sun's incidence is not known, or "
+            "is so small that the shadow hardly comes out from under the rock",
             "diam_eq_px": "diameter in pixels of the image; fields in metres are empty without a scale",
             "score": "how sure the model is, 0 to 1",
             "edge": "1 where the rock touches the image's edge or nodata, so that its size is a lower limit",
@@ -106,8 +107,8 @@ class SegmentRocks(LunarTool):
             ),
             (
                 number("INCIDENCE", "Incidence of the sun in degrees", least=0.0, most=89.9),
-                "From the vertical: 90 less the sun's height. For the heights of rocks from their shadows, where the "
-                "label does not say it.",
+                "From the vertical: 90 less the sun's height. For the heights of rocks from their shadows, and for "
+                "exact diameters, where the label does not say it.",
             ),
         ]
 
