@@ -22,7 +22,7 @@ class EnhancePsr(LunarTool):
         "at each place.\n\n"
         "An enhanced image is for looking and for finding shapes; it is no calibrated radiance or I/F. Do not measure "
         "brightness in it, and do not count what is smaller than band 4 says.\n\n"
-        "psr-cyclegan paints an ILLUSTRATION instead, in the way that was published: what the ground could look like in "
+        "psr-cyclegan paints an ILLUSTRATION instead, in the way that was published: what ground could look like in "
         "sunlight. It may invent or lose craters and rocks, has no sigma, and nothing may be measured on it; the layer "
         "and its first band are called by that name.\n\n"
         "The log warns when the image is no low-light image, when its pixels are larger or smaller than the model "
@@ -45,8 +45,8 @@ class EnhancePsr(LunarTool):
             "1 enhanced": "the enhanced image; the tag LUNAR_UNIT names its unit: that of the image for destripe-nlm "
             "and networks, 0 to 1 for the others. Of psr-cyclegan the band is called ILLUSTRATION",
             "2 sigma": "for psr-physics and other networks that tell it, the expected error of band 1, one standard "
-            "deviation in the unit of the image; otherwise the noise of the image at this pixel before it was enhanced; "
-            "no value anywhere for an illustration",
+            "deviation in the unit of the image; otherwise the noise that the image has at this pixel, "
+            "and no value for an illustration",
             "3 flags": "sum of: 1 nodata, 2 saturated, 4 sunlit (psr-physics leaves it as it is), 8 below the noise "
             "floor, 16 outside what the network was made for; 0 means none of these",
             "4 resolvable_m": "diameter in metres of the smallest crater that stands out of the noise here "
