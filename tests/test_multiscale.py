@@ -119,10 +119,13 @@ def test_nobody_is_asked_to_find_what_lies_in_shadow():
 
 
 def thing(col: float, row: float, diameter: float, seen: float = 0.5) -> strange.Planted:
-    """One thing in an image of 256 px."""
+    """One thing, a square, in an image of 256 px."""
     nothing = torch.zeros(1, 256, 256, dtype=torch.bool)
+    body = nothing.clone()
+    half = diameter / 2
+    body[:, max(0, int(row - half)) : int(row + half), max(0, int(col - half)) : int(col + half)] = True
     numbers = (torch.tensor([value]) for value in (col, row, diameter, seen))
-    return strange.Planted(torch.zeros(1, 256, 256), nothing, nothing, torch.tensor([0]), *numbers)
+    return strange.Planted(torch.zeros(1, 256, 256), body, nothing, torch.tensor([0]), *numbers)
 
 
 @pytest.mark.parametrize(("diameter", "fits"), [(6, 32), (20, 32), (40, 64), (80, 128), (170, 256)])
@@ -136,6 +139,16 @@ def test_a_thing_belongs_to_the_window_that_fits_it(diameter, fits):
             assert target == 0  # lost in so large a window
         else:
             assert target == recipe.UNKNOWN
+
+
+def test_of_a_slim_thing_only_where_it_lies():
+    made = thing(128, 128, 150)
+    track = torch.zeros(1, 256, 256, dtype=torch.bool)
+    track[0, 126:130, 60:196] = True
+    targets = recipe.window_targets(dataclasses.replace(made, strange=track))[0, WINDOWS.index(256)]
+    assert (targets[7:9, 5:11] == 1).all()
+    assert (targets[3:5, 5:11] == recipe.UNKNOWN).all()  # beside it, in its square
+    assert (targets[0] == 0).all()
 
 
 def test_windows_far_from_everything_are_ordinary():

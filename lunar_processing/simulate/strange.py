@@ -23,7 +23,7 @@ from lunar_processing.simulate.terrain import Ground, draw_craters, draw_rocks, 
 
 NUMBERS = 64  # random numbers that make each form itself
 REACH = 2.6  # how far a form changes the ground, in its radii
-SIZES_PX = (2.5, 160.0)  # diameters, drawn by their logarithm
+SIZES_PX = (4.0, 160.0)  # diameters, drawn by their logarithm
 DARKEST_SHARE = 0.2  # of the mean light: in darker places nothing can be seen
 VISIBLE = 0.07  # change of the logarithm of brightness that counts as one
 

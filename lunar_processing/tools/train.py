@@ -431,7 +431,8 @@ def _sampler(
         return recipe.sampler(pictures, size, batch, wishes.seed, device)
     if wishes.simulated == 0:
         return data.crops(pictures, size, batch, wishes.seed, on_objects=0.5 if recipe.labels else 0.0)
-    made = data.simulated(recipe.scenes, size, batch, wishes.seed, device, recipe.scene)
+    needed = math.ceil(wishes.simulated * batch)  # scenes take longer than all else
+    made = data.simulated(recipe.scenes, size, needed, wishes.seed, device, recipe.scene)
     if wishes.simulated == 1:
         return made
     real = data.crops(pictures, size, batch, wishes.seed, on_objects=0.5 if recipe.labels else 0.0)

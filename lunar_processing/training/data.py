@@ -275,7 +275,7 @@ def mixed(first: Sampler, second: Sampler, share: float, batch: int) -> Sampler:
     """Batches with `share` of their samples from the first sampler, the rest from the second.
 
     Where `share` × `batch` is no whole number, the count alternates so that the share is exact over many batches.
-    Both samplers must give at least `batch` samples.
+    Each sampler must give at least its share of the samples, rounded up.
     """
     if not 0 <= share <= 1:
         raise DataError(f"A share of {share} is not possible.", "give 0 to 1.")

@@ -22,10 +22,10 @@ from lunar_processing.training.data import Batch, dice, mix
 from lunar_processing.training.loop import State, Task, to_device
 from lunar_processing.training.recipes.recipe import Lesson, Recipe, by_product
 
-UNNAMED, NAMED = 1.0, 0.8  # random forms and objects in an image that is learnt from, on average
-KNOWN = tuple(OBJECTS)
+UNNAMED, NAMED = 2.0, 3.0  # random forms and objects in a window that is learnt from, on average
+KNOWN = tuple(name for name, kind in OBJECTS.items() if kind.young)  # no ridges and scarps, which are ordinary ground
 FULL = 0.75  # of a window's side is the largest thing that it fits; the smallest is half of that
-SEEN = 0.12  # of a thing's disc must be seen, or nobody can be asked to find it
+SEEN = 0.03  # of a thing's disc must be seen, or nobody can be asked to find it; a track is no more
 LOOKS = 150  # batches that a population is
 PERCENTAGES = (0.0, 1.0, 5.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.8, 99.9, 99.95, 99.99, 100.0)
 UNKNOWN = -1.0  # in targets: neither strange nor ordinary
@@ -109,8 +109,8 @@ def pixel_targets(planted: Planted) -> Tensor:
 
 
 def window_targets(planted: Planted) -> Tensor:
-    """(B, sizes, H/16, W/16): 1 where a thing that fits the window lies in its middle half; UNKNOWN where a thing is
-    only touched, fits another size, or can hardly be seen; 0 where there is none, or one far too small for the window.
+    """(B, sizes, H/16, W/16): 1 where a cell lies on a thing that fits the window; 0 where there is none, or one too
+    small for it; UNKNOWN beside a thing, on one that fits another size, and on one that can hardly be seen.
     """
     batch, height, width = planted.image.shape
     rows, cols = -(-height // STRIDE), -(-width // STRIDE)
@@ -124,13 +124,20 @@ def window_targets(planted: Planted) -> Tensor:
         (across <= FULL * side) | largest[None, :, None, None]
     )
     seen = (planted.seen >= SEEN)[:, None, None, None]
-    inside = fits & seen & (away <= torch.maximum(side / 4, torch.tensor(STRIDE / 2)))
+    on = fits & seen & (away <= torch.maximum(across / 2, torch.tensor(STRIDE / 2)))
     lost = across <= FULL / 8 * side  # in so large a window
-    touched = (away < (side + 0.8 * across) / 2) & ~(lost & seen)
+    beside = (away < across / 2 + STRIDE) & ~(lost & seen)
     count = (batch, len(WINDOWS), rows, cols)
-    strange = torch.zeros(count).index_add_(0, planted.scene, inside.float()) > 0
-    unsure = torch.zeros(count).index_add_(0, planted.scene, touched.float()) > 0
-    return torch.where(strange, 1.0, torch.where(unsure, UNKNOWN, 0.0))
+    strange = torch.zeros(count).index_add_(0, planted.scene, on.float()) > 0
+    unsure = torch.zeros(count).index_add_(0, planted.scene, beside.float()) > 0
+    here = _cells(planted.strange)  # a track fills little of its square
+    return torch.where(strange & here, 1.0, torch.where(unsure | strange | _cells(planted.unsure), UNKNOWN, 0.0))
+
+
+def _cells(mask: Tensor) -> Tensor:
+    """(B, 1, H/16, W/16) bool: where a mask (B, H, W) has something in a cell or half a cell around it."""
+    padded = functional.pad(mask.float()[:, None], (0, -mask.shape[2] % STRIDE, 0, -mask.shape[1] % STRIDE))
+    return functional.max_pool2d(padded, 2 * STRIDE, STRIDE, STRIDE // 2) > 0
 
 
 RECIPE = Recipe(
