@@ -23,8 +23,8 @@ from scipy.sparse.csgraph import connected_components
 from lunar_processing.grid import Window
 
 EIGHT = np.ones((3, 3), int)
-# Columns of the table of sums: n, Σcol, Σrow, Σcol², Σcol·row, Σrow², Σscore, touches an edge
-SUMS = 8
+# Columns of the table of sums: n, Σcol, Σrow, Σcol², Σcol·row, Σrow², Σscore, Σkind, touches an edge
+SUMS = 9
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Blobs:
     score: np.ndarray  # (n,) mean over the object
     edge: np.ndarray  # (n,) bool: touches the edge of the image or an invalid pixel
     outline: np.ndarray  # (n,) shapely MultiPolygon in image coordinates, or None
+    kind: np.ndarray  # (n,) mean over the object of the number of each pixel's class
     tip: np.ndarray  # (n,) px from the centroid to the tip of its shadow, down the light; NaN where none is known
 
     def where(self, keep: np.ndarray) -> Blobs:
@@ -56,10 +57,10 @@ class BlobFinder:
         self._bottom = np.full(width, -1)  # which open object each pixel of the last row belongs to
         self._bottom_valid = np.ones(width, bool)
 
-    def add(self, window: Window, mask: np.ndarray, score: np.ndarray, valid: np.ndarray) -> Blobs:
-        """The next full-width strip: mask and validity (H, W) bool, score (H, W)."""
-        labels, count = ndimage.label(mask, EIGHT)
-        sums = self._sums(labels, count, window, score, valid)
+    def add(self, window: Window, kind: np.ndarray, score: np.ndarray, valid: np.ndarray) -> Blobs:
+        """The next full-width strip: the number of a pixel's class, 0 outside of objects, score and validity (H, W)."""
+        labels, count = ndimage.label(kind != 0, EIGHT)
+        sums = self._sums(labels, count, window, kind, score, valid)
         self._mark_cut_off(valid[0])
         known = len(self._open)
         whole = _unite(known, count, *_touching(self._bottom, labels[0]))
@@ -84,13 +85,15 @@ class BlobFinder:
         self._open, self._open_shapes = np.zeros((0, SUMS)), []
         return _blobs(table, pieces, self._outlines)
 
-    def _sums(self, labels: np.ndarray, count: int, window: Window, score: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    def _sums(
+        self, labels: np.ndarray, count: int, window: Window, kind: np.ndarray, score: np.ndarray, valid: np.ndarray
+    ) -> np.ndarray:
         rows, cols = np.nonzero(labels)
         which = labels[rows, cols] - 1
         edge = self._at_edge(rows + window.row, cols) | ndimage.binary_dilation(~valid, EIGHT)[rows, cols]
         edge |= (rows == 0) & ~self._valid_above(cols)
         x, y = cols + 0.5, rows + window.row + 0.5
-        values = (np.ones(len(x)), x, y, x * x, x * y, y * y, score[rows, cols], edge)
+        values = (np.ones(len(x)), x, y, x * x, x * y, y * y, score[rows, cols], kind[rows, cols], edge)
         return np.stack([np.bincount(which, v, count) for v in values], axis=1) if count else np.zeros((0, SUMS))
 
     def _at_edge(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
@@ -141,7 +144,7 @@ def _unite(known: int, new: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _blobs(table: np.ndarray, pieces: list[list[shapely.Geometry]], outlines: bool) -> Blobs:
-    n, x, y, xx, xy, yy, score, edge = table.T
+    n, x, y, xx, xy, yy, score, kind, edge = table.T
     n = np.maximum(n, 1)
     col, row = x / n, y / n
     covariance = np.stack([xx / n - col * col, xy / n - col * row, xy / n - col * row, yy / n - row * row], axis=1)
@@ -149,7 +152,8 @@ def _blobs(table: np.ndarray, pieces: list[list[shapely.Geometry]], outlines: bo
     drawn = np.full(len(table), None, dtype=object)
     if outlines:
         drawn[:] = [_multipolygon(p) for p in pieces]
-    return Blobs(n.astype(int), col, row, covariance, score / n, edge > 0, drawn, np.full(len(table), np.nan))
+    tip = np.full(len(table), np.nan)
+    return Blobs(n.astype(int), col, row, covariance, score / n, edge > 0, drawn, kind / n, tip)
 
 
 def _multipolygon(pieces: list[shapely.Geometry]) -> shapely.MultiPolygon:
@@ -227,10 +231,18 @@ class MiddleFinder:
         if self._outlines:
             drawn[:] = _outlines(labels, len(own), top)
         area, squares = table[:, 6], table[:, 7]
-        plain = _blobs(table[:, [0, 1, 2, 3, 4, 5, 6, 8]], [], False)
+        plain = _blobs(table[:, [0, 1, 2, 3, 4, 5, 6, 0, 8]], [], False)
         tip = self._tips(plain.col, plain.row - top, labels, shadow)
         return Blobs(
-            area, plain.col, plain.row, plain.covariance, squares / np.maximum(area, 1e-9), plain.edge, drawn, tip
+            area,
+            plain.col,
+            plain.row,
+            plain.covariance,
+            squares / np.maximum(area, 1e-9),
+            plain.edge,
+            drawn,
+            plain.kind,
+            tip,
         )
 
     def _tips(self, col: np.ndarray, row: np.ndarray, labels: np.ndarray, shadow: np.ndarray) -> np.ndarray:

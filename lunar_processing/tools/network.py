@@ -39,13 +39,14 @@ MIDDLES = "middles"  # output of a rock model whose last channel says how near a
 
 
 def rock_step(pack: Pack, job: Job) -> Step:
-    """(class, score) for each pixel: 1 where a rock class is the likeliest, and the rock classes' probability.
+    """(class, score) for each pixel: 1 where a rock class is the likeliest, and the rock classes' probability. Of a
+    model with several rock classes the class is the number of the likeliest one in its card.
 
     A model with middles gives (class, score, middle, shadow), and 2 where a shadow is the likeliest.
     """
     if pack.card.output == MIDDLES:
         return _middle_step(pack, job)
-    rock = [i for i, name in enumerate(pack.card.classes) if "rock" in name or "boulder" in name]
+    rock = list(rock_classes(pack.card))
     if not rock:
         raise ModelError(
             f"Model {pack.card.id} names no rock class among {list(pack.card.classes)}.", "name one in its card."
@@ -60,10 +61,17 @@ def rock_step(pack: Pack, job: Job) -> Step:
                 "correct its card, or install the model again.",
             )
         likely = output.softmax(dim=1)
-        best = torch.isin(likely.argmax(dim=1, keepdim=True), torch.tensor(rock, device=output.device))
+        best = likely.argmax(dim=1, keepdim=True)
+        if len(rock) == 1:
+            best = best == rock[0]
         return torch.cat([best.to(likely.dtype), likely[:, rock].sum(dim=1, keepdim=True)], dim=1)
 
     return _step(pack, job, classes, bands=2, fill=0.0)
+
+
+def rock_classes(card: Card) -> dict[int, str]:
+    """Number in the card → name, of those classes that are rocks."""
+    return {i: name for i, name in enumerate(card.classes) if "rock" in name or "boulder" in name}
 
 
 def _middle_step(pack: Pack, job: Job) -> Step:

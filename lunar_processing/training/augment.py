@@ -51,10 +51,10 @@ POLICIES: dict[str, Policy] = {
     "ground": {
         "flip_horizontal": (0.5, 1.0),
         "rotate": (0.3, 10.0),
-        "zoom": (0.5, 1.6),
+        "zoom": (0.4, 1.4),
         "contrast": (0.7, 0.4),
         "brightness": (0.6, 0.15),
-        "noise": (0.6, 0.08),
+        "noise": (0.5, 0.06),
         "gamma": (0.6, 2.0),
         "shade": (0.5, 0.6),
     },

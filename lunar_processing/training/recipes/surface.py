@@ -178,7 +178,7 @@ WEIGHTS = (1.0, 3.0, 3.0, 1.0)  # rocks are a few pixels in a hundred
 SIMULATED, WEAK, CLOSE = 1, 1, 2  # of eight windows; the rest are of whole renders
 HIDDEN_SKY = 0.5  # share of windows in which black sky is MIDDLE, as the tool shows what is not valid
 OWN_RANGE = 0.5  # share of windows that are stretched by themselves, as an image without sky would be
-SLOWER = 0.3  # the rate of what has learnt from ImageNet already, as a share
+SLOWER = 0.2  # the rate of what has learnt from ImageNet already, as a share
 POOL, AGAIN = 8, 16  # simulated batches that are made together, and how often each is seen, varied anew each time
 VISIBLE_PX = 12  # a simulated rock of fewer pixels is neither asked for nor forbidden
 
@@ -311,7 +311,7 @@ SURFACE = Recipe(
     sampler=sampler,
     size=192,
     batch=8,
-    rate=2e-3,
+    rate=1e-2,
     steps=900,
     validations=VALIDATIONS,
 )  # fmt: skip
