@@ -40,6 +40,7 @@ docs: install  ## Build the manual as a site into dist/site; a warning is an err
 
 bench: install  ## Measure speed and memory of the pipeline
 	$(PY) -m benchmarks
+	$(PY) -m benchmarks.anomalies speed
 	$(PY) -m pytest -m slow tests
 
 test-debian13:  ## Run the tests on Debian 13 with QGIS 3.40, in a folder that debootstrap makes (root)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import running
 import torch
-from test_vae import SMALL, lived, noise
+from test_vae import MODELS, SMALL, drawn, lived, noise
 from torch import nn
 
 from lunar_processing import backends
 from lunar_processing.backends import choose_backend, predictor
 from lunar_processing.errors import DeviceError
-from lunar_processing.modelpack import Card, save_pack
+from lunar_processing.modelpack import Card, read_pack, save_pack
 from lunar_processing.networks.unet import UNet
 from lunar_processing.networks.vae import VAE
 
@@ -41,6 +41,13 @@ def test_openvino_equals_torch(name):
         answer = predictor(network, "openvino")
         close(answer(tiles), network(tiles))
         close(answer(tiles[:1, :, :, :32]), network(tiles[:1, :, :, :32]))  # another size on the way
+
+
+@installed
+def test_the_shipped_autoencoder_scores_alike():
+    network, tiles = read_pack(MODELS / "vae-2024").network(), drawn().reshape(1, 1, 192, 64)
+    with torch.inference_mode():
+        close(predictor(network, "openvino")(tiles), network(tiles))
 
 
 @installed

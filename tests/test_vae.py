@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import formats
+import numpy as np
 import pytest
+import running
 import torch
 from torch import nn
 
 from lunar_processing.errors import ModelError
-from lunar_processing.modelpack import Card, save_pack
+from lunar_processing.modelpack import Card, Pack, read_pack, save_pack
 from lunar_processing.networks.fold import folded
 from lunar_processing.networks.vae import VAE, Rebuilt, cut
 from lunar_processing.training.data import dice, picture, simulated
@@ -17,6 +22,7 @@ from lunar_processing.training.recipes.vae import terms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+MODELS = Path(__file__).resolve().parent.parent / "models"
 SMALL = {"latent": 4, "hidden": 8, "channels": (2, 3, 4, 4), "window": 16, "stride": 16}
 
 
@@ -202,3 +208,60 @@ def test_folding_leaves_alone_what_it_cannot_fold():
     x = noise(1, 2, 8, 8)
     with torch.inference_mode():
         torch.testing.assert_close(folded(odd)(x), odd(x))
+
+
+# ---- those that are shipped --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["vae-2020", "vae-2024"])
+def shipped(request: pytest.FixtureRequest) -> Pack:
+    return read_pack(MODELS / request.param)
+
+
+def drawn() -> torch.Tensor:
+    """Three windows that need no file: flat ground, a slope, and a bright bar with its shadow."""
+    flat = torch.full((64, 64), 0.5)
+    slope = torch.linspace(0.2, 0.8, 64).expand(64, 64)
+    bar = flat.clone()
+    bar[28:36, 20:30], bar[28:36, 30:44] = 1.0, 0.0
+    return torch.stack([flat, slope, bar])[:, None]
+
+
+GOLDEN = {"vae-2020": [24.0544, 98.4214, 77.0179], "vae-2024": [10.508, 149.038, 58.8184]}
+
+
+def test_shipped_weights_give_the_scores_they_gave(shipped):
+    with torch.inference_mode():
+        scores = shipped.network()(drawn())
+    assert scores.flatten().tolist() == pytest.approx(GOLDEN[shipped.card.id], rel=1e-4)
+
+
+def test_a_shipped_network_folded_gives_the_same_scores(shipped):
+    network, x = shipped.network(), drawn().reshape(1, 1, 192, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(network)(x), network(x), rtol=1e-4, atol=0)
+
+
+def test_a_shipped_card_tells_what_it_is(shipped):
+    card = shipped.card
+    recipe = RECIPES[card.id].card
+    assert (card.stride, card.window, card.tile, card.halo) == (recipe.stride, recipe.window, recipe.tile, recipe.halo)
+    assert card.license
+    assert card.training["command"].startswith(f"lunar train {card.id} ")
+    assert not {*card.training["products"]["train"]} & {*card.training["products"]["validation"]}
+    assert (shipped.folder / "training.jsonl").stat().st_size < 200_000
+
+
+def test_lunar_anomalies_points_at_the_strange_window(shipped, tmp_path):
+    ground = np.random.default_rng(2).normal(120, 4, (210, 340)).clip(0, 255)
+    ground[64:128:4, 192:256] = 250  # the window of row 1, column 3
+    image = formats.tiled(tmp_path / "image.tif", ground.astype(np.uint8))
+    scores = tmp_path / "scores.tif"
+    ran = running.lunar("anomalies", image, tmp_path / "found.gpkg", "--scores", scores, "--top", 1,
+                        "--model", shipped.folder, "--pixel-size", 1, "--json")  # fmt: skip
+    assert ran.code == 0, ran.err
+    # Windows that reach over the edge get no score.
+    assert ran.result["counts"]["windows"] == {"vae-2024": 3 * 5, "vae-2020": 5 * 9}[shipped.card.id]
+    point = running.read_layer(tmp_path / "found.gpkg", "anomalies")
+    assert point["sample"].tolist() == pytest.approx([224], abs=16)
+    assert point["line"].tolist() == pytest.approx([96], abs=16)
