@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         normalisation=Normalisation("range", 0.0, 1.0),
         classes=("ground", "rock", "shadow"),
         output="middles",
-        reading={"threshold": 0.5, "least_score": 0.6, "edge": 0.0, "height": 1.0},
+        reading={"threshold": 0.5, "least_score": 0.6, "edge": 0.0},
         works={"incidence_deg": [20, 75]},
         tile=96,
         halo=8,
@@ -237,7 +237,7 @@ def test_calibrating_rewrites_the_card_and_nothing_else(tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     before, after = read_pack(SHIPPED).card, read_pack(folder).card
     assert ran.result["reading"] == after.reading
-    assert {"threshold", "least_score", "diameter_px", "incidence", "edge", "height"} == set(after.reading)
+    assert {"threshold", "least_score", "diameter_px", "incidence", "edge"} == set(after.reading)
     same = {name: value for name, value in vars(before).items() if name not in ("reading", "works")}
     assert same == {name: getattr(after, name) for name in same}
 

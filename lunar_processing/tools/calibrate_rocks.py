@@ -31,7 +31,7 @@ from lunar_processing.vector import read_layer
 SEED = 520_000
 THRESHOLDS = (0.25, 0.35, 0.5)
 LEAST_SCORES = np.arange(0.3, 0.86, 0.05)
-EDGES = np.arange(-0.1, 0.41, 0.05)
+LOW_SUN = 70.0  # degrees of incidence
 SIZES = np.array([2.2, 2.7, 3.3, 4.2, 5.5, 8.0, 99.0])  # px: limits of the classes that are made right
 HEIGHTS = np.array([0.0, 40.0, 52.0, 62.0, 69.0, 75.0, 80.0, 90.0])  # degrees of incidence, likewise
 FEW = 25  # pairs that say nothing yet
@@ -44,9 +44,9 @@ LOWEST_F1 = {"3-5 px": 0.6, "5 px and more": 0.75}  # less is not called working
 class Effort:
     """Scenes for thresholds and sizes, for each point of the limits, and their side in px."""
 
-    scenes: int = 48
-    each: int = 3
-    size: int = 384
+    scenes: int = 96
+    each: int = 6
+    size: int = 256
 
 
 # To try it out: the numbers mean nothing.
@@ -102,14 +102,12 @@ def _read(folder: Path, made: Sequence[Scene], threshold: float) -> tuple[float,
     pairs = np.concatenate([_pairs(scene, some) for scene, some in zip(made, found)])
     ruler = _ruler(pairs)
     quality, least = max((_quality(made, found, ruler, least), float(least)) for least in LEAST_SCORES)
-    edge, height = _shadow_edge(pairs, ruler)
     return quality, {
         "threshold": threshold,
         "least_score": round(least, 2),
         "diameter_px": [[round(float(v), 3) for v in knot] for knot in ruler.sizes],
         "incidence": [[round(float(v), 3) for v in knot] for knot in ruler.heights],
-        "edge": round(edge, 3),
-        "height": round(height, 3),
+        "edge": round(_shadow_edge(pairs, ruler), 3),
     }
 
 
@@ -192,21 +190,17 @@ def _quality(made: Sequence[Scene], found: Sequence[Mapping[str, np.ndarray]], r
     return sum(np.nan_to_num(scores(pooled, *limits)["f1"]) for limits in scenes.CLASSES.values())
 
 
-def _shadow_edge(pairs: np.ndarray, ruler: _Ruler) -> tuple[float, float]:
-    """How far behind the middle the edge lies that throws the tip, in diameters, and what heights are multiplied by."""
-    diameter = ruler.corrected(pairs[:, 1], np.degrees(np.arctan(pairs[:, 4])))
-    clear = (pairs[:, 0] >= 3) & (pairs[:, 3] >= CLEAR * diameter)
-    some, diameter = pairs[clear], diameter[clear]
-    if len(some) < 20:
-        return 0.0, 1.0
+def _shadow_edge(pairs: np.ndarray, ruler: _Ruler) -> float:
+    """How far behind the middle the edge lies that throws the tip, in diameters.
 
-    def misses(edge: float) -> tuple[float, float, float]:
-        guess = np.maximum(some[:, 3] - edge * diameter, 1e-3) / some[:, 4]
-        scale = float(np.median(some[:, 2] / guess))
-        return float(np.median(np.abs(scale * guess / some[:, 2] - 1))), float(edge), scale
-
-    _, edge, scale = min(misses(edge) for edge in EDGES)
-    return edge, scale
+    Under a lower sun relief cuts shadows short or draws them out: that tells of the ground, and not of the edge.
+    """
+    incidence = np.degrees(np.arctan(pairs[:, 4]))
+    diameter = ruler.corrected(pairs[:, 1], incidence)
+    clear = (pairs[:, 0] >= 3) & (pairs[:, 3] >= CLEAR * diameter) & (incidence < LOW_SUN)
+    if clear.sum() < FEW:
+        return 0.0
+    return float(np.clip(np.median((pairs[:, 3] - pairs[:, 2] * pairs[:, 4])[clear] / diameter[clear]), 0.0, 0.5))
 
 
 # ---- where it works ----------------------------------------------------------------------------------------------
