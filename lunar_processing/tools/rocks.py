@@ -21,7 +21,7 @@ from lunar_processing.modelpack import Card, find_pack
 from lunar_processing.pipeline import Step, Timing, each, run
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
 from lunar_processing.tools.job import Job, Options, Report, Result, refuse_input_as_output, result, start
-from lunar_processing.tools.network import MIDDLES, rock_step
+from lunar_processing.tools.network import MIDDLES, rock_classes, rock_step
 from lunar_processing.vector import Layer, Target, check_targets, target, write_layers
 
 DEFAULT = "rocks-orbital"  # where it is installed and knows such images, else:
@@ -128,6 +128,12 @@ class _Method:
         """Whether the step also tells where the middles of rocks are, and their shadows."""
         return self.card is not None and self.card.output == MIDDLES
 
+    @property
+    def kinds(self) -> dict[int, str]:
+        """Number → name of the classes of rocks that the step tells apart; one, if it does not."""
+        known = rock_classes(self.card) if self.card else {}
+        return known if len(known) > 1 else {1: "rock"}
+
 
 def _method(job: Job) -> _Method:
     name = job.options.model or _default(job)
@@ -228,7 +234,7 @@ class _Finder:
 
     def __init__(self, job: Job, method: _Method, light: _Light, outlines: bool) -> None:
         grid = job.image.grid
-        self._least = 0.0
+        self._least, self._kinds = 0.0, list(method.kinds)
         self._found: list[Blobs] = []
         self._finder: BlobFinder | MiddleFinder = BlobFinder(grid.width, grid.height, outlines)
         if method.middles and method.card:
@@ -242,7 +248,8 @@ class _Finder:
         if isinstance(self._finder, MiddleFinder):
             found = self._finder.add(window, values[1:], valid)
         else:
-            found = self._finder.add(window, (values[0] > 0) & valid, values[1], valid)
+            rock = np.isin(values[0], self._kinds) & valid
+            found = self._finder.add(window, np.where(rock, values[0], 0), values[1], valid)
         self._found.append(found.where(found.score >= self._least))
 
     def blobs(self) -> Blobs:
@@ -281,6 +288,7 @@ class _Rocks:
             metres |= {name: np.full(len(area), np.nan) for name in metres if name != "orient_deg"}
         fields = {
             "rock_id": np.arange(1, len(area) + 1),
+            **_kinds(blobs, method),
             **metres,
             "diam_eq_px": diameter_px,
             "score": blobs.score,
@@ -297,6 +305,15 @@ class _Rocks:
         fields = {name: values[keep] for name, values in self.fields.items()}
         fields["rock_id"] = np.arange(1, len(blobs.area) + 1)
         return _Rocks(blobs, fields, self.in_metres)
+
+
+def _kinds(blobs: Blobs, method: _Method) -> dict[str, np.ndarray]:
+    """The class that most of a rock is of, where there are several."""
+    if len(method.kinds) == 1:
+        return {}
+    numbers = np.array(list(method.kinds))
+    nearest = np.abs(blobs.kind[:, None] - numbers).argmin(axis=1)
+    return {"class": np.array(list(method.kinds.values()), dtype=object)[nearest]}
 
 
 def _diameter_px(blobs: Blobs, card: Card | None, light: _Light) -> np.ndarray:
@@ -411,8 +428,10 @@ def _scaled(pieces: list[shapely.Geometry], factor: int) -> np.ndarray:
 
 
 def _mask_writer(job: Job, path: str, method: _Method) -> RasterWriter:
-    shadows = ", 2 shadow" if method.middles else ""
-    band = Band("class", f"0 ground, 1 rock{shadows}, 255 no data")
+    names = ["ground", "rock", *(["shadow"] if method.middles else [])]
+    if method.card and len(method.kinds) > 1:
+        names = list(method.card.classes)
+    band = Band("class", f"{', '.join(f'{k} {name}' for k, name in enumerate(names))}, 255 no data")
     return RasterWriter(
         path,
         job.image.grid,
@@ -467,7 +486,8 @@ def _points(grid: Grid, rocks: _Rocks, record: str) -> Layer:
 
 
 def _outlines(grid: Grid, rocks: _Rocks, record: str) -> Layer:
-    fields = {name: rocks.fields[name] for name in ("rock_id", "diam_eq_m", "diam_eq_px", "score", "edge")}
+    shown = ("rock_id", "class", "diam_eq_m", "diam_eq_px", "score", "edge")
+    fields = {name: rocks.fields[name] for name in shown if name in rocks.fields}
     return Layer(
         OUTLINES, on_map(grid, rocks.blobs.outline), fields, grid.wkt, "MultiPolygon", "Outlines of rocks", record
     )
