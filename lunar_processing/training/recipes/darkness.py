@@ -15,8 +15,8 @@ BURNT = 3200.0  # DN above which the detector may have been full
 LEFT = {"row": (0.03, 0.8), "pattern_left": (0.0, 0.08), "table": (1.0, 1.0), "dropped": (0.0, 0.0)}
 ROUGH = 0.08  # of the signal: how much relief may pass for noise when noise is measured in the image
 DOUBT = 0.1  # standard deviation of the logarithm of measured noise
-# Standard deviation of errors of the black level, and of slow offsets of rows that destriping leaves: nothing in an image
-# tells of them, sigma must.
+# Standard deviation of errors of the black level, and of slow offsets of rows that destriping leaves: nothing in an
+# image tells of them, sigma must.
 ZERO_DN = 0.2
 
 
