@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import formats
 import numpy as np
 import pytest
+import rasterio
+import shapely
 import torch
 from PIL import Image
-from running import lunar
+from running import lunar, read_layer
 from safetensors.torch import save_file
 
 from lunar_processing.errors import DataError
 from lunar_processing.evaluate.segmentation import confusion, mean_share, shares, together
+from lunar_processing.modelpack import Card, Normalisation, read_pack, save_pack
+from lunar_processing.networks import FAMILIES
 from lunar_processing.networks.encoders import ENCODERS
 from lunar_processing.tools import surface_data
 from lunar_processing.tools.train import Wishes, train_model
@@ -165,8 +170,6 @@ def test_rocks_surface_learns_from_renders_and_simulated_views_and_begins_with_w
     card = json.loads((done.model / "model.json").read_text())
     assert len(card["training"]["encoder_weights"]) == 64
     assert {"iou/real", "rock_iou/real"} <= set(card["measured"])
-    from lunar_processing.modelpack import read_pack
-
     learnt = read_pack(done.model).network().encoder.state_dict()
     torch.testing.assert_close(learnt["_conv_stem.weight"], given["_conv_stem.weight"], atol=1e-4, rtol=0)
 
@@ -223,3 +226,42 @@ def test_evaluate_surface_measures_renders_that_are_kept_and_real_images(lander,
     said = lunar("evaluate", "surface", "--real", tmp_path, "--out", tmp_path / "report2")
     assert said.code == 1
     assert "render/" in said.err
+
+
+# ---- the tool ----------------------------------------------------------------------------------------------------
+
+
+def by_brightness(folder: Path) -> Path:
+    """A model that calls pixels sky, ground, small rock and large rock by rising brightness."""
+    network = FAMILIES["convnet"](channels=1, depth=1, outputs=4)
+    with torch.no_grad():
+        network[0].weight.zero_()
+        network[0].bias.copy_(torch.tensor([0.0, -60.0, -140.0, 5.0]))
+        network[0].weight[:, 0, 1, 1] = torch.tensor([0.0, 100.0, 200.0, -100.0])
+    settings = {"channels": 1, "depth": 1, "outputs": 4}
+    card = Card("bright", "rocks", "convnet", settings=settings, normalisation=Normalisation("range", 0.0, 1.0),
+                classes=surface.CLASSES, tile=64, halo=8)  # fmt: skip
+    save_pack(folder, card, network)
+    return folder
+
+
+@pytest.mark.parametrize("sky", [True, False], ids=["with sky", "without sky"])
+def test_a_rock_has_the_class_that_most_of_it_has_and_sky_is_no_rock(sky, tmp_path):
+    pixels = np.full((90, 150), 0.4, np.float32)
+    if sky:
+        pixels[:10] = 0.02
+    pixels[20:30, 20:30] = 0.7  # a small rock
+    pixels[50:80, 60:90], pixels[50:55, 60:90] = 0.9, 0.7  # a large one, one side of which looks as a small one
+    image = formats.geotiff(tmp_path / "view.tif", pixels, crs=None, transform=None)
+    ran = lunar("rocks", image, tmp_path / "r.gpkg", "--model", by_brightness(tmp_path / "bright"), "--mask",
+                tmp_path / "m.tif", "--outlines-layer")  # fmt: skip
+    assert ran.code == 0, ran.err
+    outlines = read_layer(tmp_path / "r.gpkg", "rock_outlines")
+    assert list(outlines["class"]) == ["small rock", "large rock"]
+    assert [shapely.from_wkb(shape).area for shape in outlines.wkb] == [10 * 10, 30 * 30]  # in px
+    assert list(read_layer(tmp_path / "r.gpkg", "rocks")["class"]) == ["small rock", "large rock"]
+    with rasterio.open(tmp_path / "m.tif") as mask:
+        there = mask.read(1)
+        assert mask.descriptions[0] == "class"
+    assert (there[25, 25], there[52, 70], there[70, 70], there[40, 5]) == (1, 1, 2, 0)
+    assert (there[:10] == (surface.SKY if sky else 0)).all()
