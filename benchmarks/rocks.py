@@ -69,7 +69,7 @@ def main() -> int:
 
 def stony_ground(path: Path, rows: int, columns: int, count: int = 16, recipe: SceneRecipe = STONY) -> Path:
     """An image of simulated scenes with rocks side by side, the same ones again and again, near the south pole."""
-    made = scenes.draw(recipe, count, 950_000, size=SIDE).image.numpy().astype(np.uint16)
+    made = scenes.draw(recipe, count, 950_000, size=SIDE).image.clamp(0, 65535).numpy().astype(np.uint16)
     dice = np.random.default_rng(0)
     place = rasterio.Affine(PIXEL_M, 0, 20_000, 0, -PIXEL_M, 20_000)
     profile = {"width": columns, "height": rows, "count": 1, "dtype": "uint16", "crs": "IAU_2015:30135",

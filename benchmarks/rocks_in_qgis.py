@@ -15,9 +15,11 @@ from pathlib import Path
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 from qgis.core import (
     QgsApplication,
+    QgsContrastEnhancement,
     QgsMapRendererParallelJob,
     QgsMapSettings,
     QgsRasterLayer,
+    QgsRasterMinMaxOrigin,
     QgsRectangle,
     QgsVectorLayer,
 )
@@ -39,6 +41,8 @@ def main() -> None:
     _, styled = rocks.loadNamedStyle(str(STYLE))
     if not (rocks.isValid() and image.isValid() and rocks.crs().isValid() and styled):
         sys.exit("QGIS cannot open the strip, its rocks or their style.")
+    stretch = QgsContrastEnhancement.ContrastEnhancementAlgorithm.StretchToMinimumMaximum
+    image.setContrastEnhancement(stretch, QgsRasterMinMaxOrigin.Limits.CumulativeCut)
     facts = {"rocks": rocks.featureCount(), "renderer": rocks.renderer().type(),
              "open_s": round(time.perf_counter() - began, 2)}  # fmt: skip
     whole, middle = image.extent(), image.extent().center()

@@ -249,3 +249,23 @@ def test_a_model_without_middles_cannot_be_calibrated(tmp_path: Path) -> None:
     ran = lunar("calibrate", folder)
     assert ran.code == 1
     assert "middles" in ran.err
+
+
+def test_a_broken_pixel_does_not_hide_the_rocks_around_it() -> None:
+    import torch
+
+    from lunar_processing.simulate.scenes import draw
+    from lunar_processing.tools.evaluate_rocks import SCENES
+
+    network = read_pack(SHIPPED).network()
+    image = draw(SCENES, 1, 5, size=128).image[:, None]
+    low, high = np.percentile(image, (0.5, 99.5))
+    image = (image - low) / (high - low)
+    broken = image.clone()
+    broken[0, 0, 64, 64] = 100.0  # a cosmic ray
+    with torch.inference_mode():
+        said, then = (network(x)[0, :3].softmax(0)[1].numpy() > 0.5 for x in (image, broken))
+    rows, cols = np.mgrid[:128, :128]
+    away = np.hypot(rows - 64, cols - 64) > 4
+    assert said.sum() > 100
+    assert (said != then)[away].sum() < 0.05 * said.sum()

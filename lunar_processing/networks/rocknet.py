@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 CELL = 8  # px: what the coarsest level divides; brightness around is taken over cells of this size
+BRIGHTEST = 4.0  # times the brightness of nearly all there is: a broken pixel must not blind all around it
 
 
 class RockNet(nn.Module):
@@ -36,6 +37,7 @@ class RockNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Sizes that CELL does not divide are filled up by their own edge, and cut again."""
         height, width = x.shape[-2:]
+        x = x.clamp(-BRIGHTEST, BRIGHTEST)
         x = functional.pad(x, (0, -width % CELL, 0, -height % CELL), mode="replicate")
         fine = self.enter(torch.cat([x, against_surroundings(x)], dim=1))
         mid = self.down(fine)
