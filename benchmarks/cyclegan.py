@@ -39,6 +39,7 @@ MODELS = REPOSITORY / "models"
 PICTURE = REPOSITORY / "docs" / "images" / "psr_cyclegan.jpg"
 OURS, PHYSICS, TRUTH = "psr-cyclegan", "psr-physics", "what is there"
 LEVELS = (2.0, 5.0, 10.0, 20.0, 50.0)  # DN, mean
+SIDE = 384  # of the middle of a scene that is darkened and restored, px; its own middle of 256 px is measured
 WINDOW = 128
 SETTLED = (psr.BOUND, TRUTH, PHYSICS, OURS)  # the others are the classical methods
 DRAWN_AT = 10.0  # DN
@@ -81,14 +82,12 @@ def measure(given: argparse.Namespace) -> dict:
         for scene in scenes:
             part, made = _restored(scene, level, wishes, given.model)
             span = restoration.span_of(part.truth)
+            lpips, points = _perceived(perceptual, made)
             for method, image in made.items():
-                told = {
-                    "ssim": restoration.ssim(image, part.truth, span),
-                    "lpips": _lpips(perceptual, image, part.truth),
-                }
+                told = {"ssim": restoration.ssim(image, part.truth, span), "lpips": lpips[method]}
                 for name, value in told.items():
                     numbers[name].setdefault(method, {}).setdefault(level, []).append(value)
-                looks.setdefault(method, {}).setdefault(level, []).append(_looks(perceptual, image))
+                looks.setdefault(method, {}).setdefault(level, []).append(points[method])
             print(f"{scene.name} at {level:g} DN", file=sys.stderr)
     everywhere = torch.cat(sunlit)
     told = {name: {m: _row(found) for m, found in methods.items()} for name, methods in numbers.items()}
@@ -112,6 +111,8 @@ def _restored(
     scene: psr.Scene, level: float, wishes: psr.Wishes, model: Path
 ) -> tuple[psr.Case, dict[str, np.ndarray]]:
     """The middle of a darkened scene, and what all methods make of it, as `lunar evaluate psr` asks them."""
+    top, left = ((side - min(side, SIDE)) // 2 for side in scene.light.shape)
+    scene = scene._replace(light=scene.light[top : top + SIDE, left : left + SIDE], boxes=None)
     case = psr.darkened(scene, level, wishes)
     inner = psr._middle(scene.light.shape, wishes)
     part = psr._cut(case, inner)
@@ -143,8 +144,18 @@ def _shown(image: np.ndarray) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _lpips(perceptual: Perceptual, image: np.ndarray, truth: np.ndarray) -> float:
-    return float(perceptual(_shown(image), _shown(truth)))
+def _perceived(perceptual: Perceptual, made: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """LPIPS of each method from what is there, mean over the windows, and the points of its windows."""
+    far, points = [], []
+    for windows in zip(*(_windows(image) for image in made.values())):
+        apart, look = torch.zeros(len(made)), []
+        for seen, head in perceptual.features(torch.cat([_shown(window) for window in windows])):
+            apart += ((seen - seen[-1:]) ** 2 * head).sum(dim=1).mean(dim=(1, 2))  # the last is what is there
+            look.append((seen * head.sqrt()).mean(dim=(2, 3)))
+        far.append(apart)
+        points.append(torch.cat(look, dim=1))
+    together = torch.stack(points, dim=1)  # (methods, windows, F)
+    return dict(zip(made, torch.stack(far).mean(dim=0).tolist())), dict(zip(made, together))
 
 
 @torch.no_grad()

@@ -175,7 +175,7 @@ class Perceptual(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """One number: 0 for equal images."""
         total = torch.zeros((), device=a.device)
-        for seen, head in self._seen(torch.cat([a, b])):
+        for seen, head in self.features(torch.cat([a, b])):
             one, other = seen.chunk(2)
             total = total + ((one - other) ** 2 * head).sum(dim=1).mean()
         return total
@@ -185,9 +185,9 @@ class Perceptual(nn.Module):
 
         The squared distance of two of them is the distance LPIPS of images that show the same textures elsewhere.
         """
-        return torch.cat([(seen * head.sqrt()).mean(dim=(2, 3)) for seen, head in self._seen(images)], dim=1)
+        return torch.cat([(seen * head.sqrt()).mean(dim=(2, 3)) for seen, head in self.features(images)], dim=1)
 
-    def _seen(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def features(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """After each stage: features of length 1 (B, C, h, w), and the weights of their channels."""
         x = (2 * images.float().expand(-1, 3, -1, -1) - 1 - self.centre) / self.spread
         for number, stage in enumerate(self.stages):
