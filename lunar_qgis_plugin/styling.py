@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -27,6 +28,9 @@ OTHER_BANDS = {"enhanced": {"Sigma": 2, "Resolvable size": 4}}  # style → titl
 ILLUSTRATION = "ILLUSTRATION"  # name of the first band of a picture that is painted
 NODATA, SUNLIT = 1, 4  # bits of the flags of an enhanced image
 WORTH_A_TONE = 0.005  # share of the pixels below which shadow gets no tones of its own
+# Of a mask whose band names its classes: colour and opacity.
+COLOURS = {"ground": ("#000000", "0"), "small rock": ("#00c800", "140"), "large rock": ("#285aff", "140"),
+           "sky": ("#dc0000", "70")}  # fmt: skip
 # Written at the end of each .qml beside a result. A style that the user saved as default lacks it and is kept.
 MARK = "<!-- written by Lunar with the result, and again whenever the result is written -->"
 
@@ -155,6 +159,18 @@ def _fit_size(tree: ElementTree.ElementTree, source: str, metres: str, pixels: s
             prop.set("v", "MapUnit")
 
 
+def _fit_classes(tree: ElementTree.ElementTree, source: str) -> None:
+    """The classes that the band's name tells, where they are not the usual ones."""
+    provider = QgsProviderRegistry.instance().createProvider("gdal", source, QgsDataProvider.ProviderOptions())
+    told = re.findall(r"(\d+) ([^,]+)", provider.generateBandName(1).partition("class: ")[2])
+    palette = tree.find(".//colorPalette")
+    for entry in list(palette) if told else []:
+        palette.remove(entry)
+    for value, name in told:
+        colour, alpha = COLOURS.get(name, ("#ff4040", "140"))
+        ElementTree.SubElement(palette, "paletteEntry", label=name, value=value, color=colour, alpha=alpha)
+
+
 def _look(source: str, band: int) -> list[float]:
     """The values of a coarse view of a band, NaN where there is nothing.
 
@@ -180,6 +196,7 @@ FIT: dict[str, Callable[[ElementTree.ElementTree, str], None]] = {
     "enhanced": _fit_tones,
     "scores": _fit_ramp,
     "abundance": _fit_ramp,
+    "rock_mask": _fit_classes,
     "rocks": lambda tree, source: _fit_size(tree, source, "diam_eq_m", "diam_eq_px"),
     "anomalies": lambda tree, source: _fit_size(tree, source, "window_m", "window_px"),
 }

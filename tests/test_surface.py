@@ -174,6 +174,16 @@ def test_rocks_surface_learns_from_renders_and_simulated_views_and_begins_with_w
     torch.testing.assert_close(learnt["_conv_stem.weight"], given["_conv_stem.weight"], atol=1e-4, rtol=0)
 
 
+def test_frames_of_a_user_with_masks_of_the_four_classes_are_learnt_from(lander, tmp_path, monkeypatch):
+    monkeypatch.setattr(surface, "POOL", 1)
+    done = train_model(
+        Wishes("rocks-surface", [str(lander / "render" / "images")], tmp_path / "m",
+               labels=str(lander / "render" / "masks"), steps=1, size=64, batch=2, device="cpu")
+    )  # fmt: skip
+    assert done.pictures["train"] + done.pictures["validation"] == 10
+    assert done.outcome.measured["iou"] > 0
+
+
 def test_weights_that_do_not_fit_or_cannot_be_read_are_refused(banks, tmp_path):
     common = ["train", "rocks-surface", "--images", banks[0], "--validation", banks[1], "--out", tmp_path / "m"]
     (tmp_path / "vgg11.pth").write_bytes(b"PK")
@@ -262,6 +272,6 @@ def test_a_rock_has_the_class_that_most_of_it_has_and_sky_is_no_rock(sky, tmp_pa
     assert list(read_layer(tmp_path / "r.gpkg", "rocks")["class"]) == ["small rock", "large rock"]
     with rasterio.open(tmp_path / "m.tif") as mask:
         there = mask.read(1)
-        assert mask.descriptions[0] == "class"
+        assert mask.descriptions[0] == "class: 0 ground, 1 small rock, 2 large rock, 3 sky"
     assert (there[25, 25], there[52, 70], there[70, 70], there[40, 5]) == (1, 1, 2, 0)
     assert (there[:10] == (surface.SKY if sky else 0)).all()

@@ -429,9 +429,12 @@ def _scaled(pieces: list[shapely.Geometry], factor: int) -> np.ndarray:
 
 def _mask_writer(job: Job, path: str, method: _Method) -> RasterWriter:
     names = ["ground", "rock", *(["shadow"] if method.middles else [])]
-    if method.card and len(method.kinds) > 1:
+    several = method.card is not None and len(method.kinds) > 1
+    if method.card and several:
         names = list(method.card.classes)
-    band = Band("class", f"{', '.join(f'{k} {name}' for k, name in enumerate(names))}, 255 no data")
+    meaning = ", ".join(f"{k} {name}" for k, name in enumerate(names))
+    # Where numbers mean something else than usual, the name of the band says so wherever it is shown.
+    band = Band(f"class: {meaning}" if several else "class", f"{meaning}, 255 no data")
     return RasterWriter(
         path,
         job.image.grid,

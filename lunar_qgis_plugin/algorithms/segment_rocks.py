@@ -21,6 +21,8 @@ class SegmentRocks(LunarTool):
         "The model rocks-orbital is used where it is installed, else pairs of bright faces and shadows (shadow-pairs), "
         "which needs the sun's direction; the log says which. With the sun's azimuth and incidence, from the label or "
         "given here, each rock's height is measured from its shadow.\n\n"
+        "For what a lander or a rover sees choose the model rocks-surface: it tells small rocks, large rocks, ground "
+        "and sky apart, and measures in pixels.\n\n"
         "Lengths are true on the ground at each rock, whatever the map projection does to them. Counts are complete "
         "only above about four pixels in diameter. No rocks found is a valid, empty layer; a failure is an error."
     )
@@ -64,6 +66,7 @@ class SegmentRocks(LunarTool):
     CONTENTS = {
         "Fields of the rocks": {
             "rock_id": "number of the rock in this result",
+            "class": "small rock or large rock, of models for views from the ground (rocks-surface) only",
             "diam_eq_m": "diameter in metres of a circle of the same area",
             "major_m, minor_m": "long and short axis in metres",
             "orient_deg": "direction of the long axis, degrees clockwise from north (0 to 180)",
@@ -92,6 +95,7 @@ class SegmentRocks(LunarTool):
             "1": "rock",
             "2": "shadow, of models that know it",
             "255": "no data",
+            "other models": "the classes that the name of the band tells",
         },
     }
     SUN_MATTERS = True
