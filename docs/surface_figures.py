@@ -1,0 +1,101 @@
+"""What surface.md needs: data to train from, its tables, its picture.
+
+python docs/surface_figures.py banks LANDER_VIEW ROVER OUT     two files that `lunar train` reads
+python docs/surface_figures.py tables REPORT.json              of `lunar evaluate surface`
+python docs/surface_figures.py picture                         simulated views, which nobody learnt from
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+
+from lunar_processing.modelpack import find_pack
+from lunar_processing.simulate import scenes
+from lunar_processing.tools.evaluate_surface import COLUMNS, coloured, predictor
+from lunar_processing.tools.surface_data import banks
+from lunar_processing.training.data import Picture, picture
+
+HERE = Path(__file__).resolve().parent
+OURS = "rocks-surface"
+SEED, SIDE = 880_001, 384
+
+
+def tables(path: Path) -> None:
+    """Put each table between the two comments that name its place."""
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    page = HERE / "surface.md"
+    text = page.read_text(encoding="utf-8")
+    for kind in facts["images"]:
+        head = ["IoU", *COLUMNS]
+        lines = [_row(head), _row(["---"] * len(head))]
+        for model, numbers in facts["models"].items():
+            lines.append(_row([_name(model), *(_number(numbers[kind][column]) for column in COLUMNS)]))
+        text = _filled(text, kind, lines)
+    text = _filled(text, "budgets", _budgets(facts["models"]))
+    page.write_text(text, encoding="utf-8")
+
+
+def _budgets(models: Mapping[str, Mapping]) -> list[str]:
+    head = ["Model", "Weights", "Steps", "Images a step", "Core seconds an image, to use it"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for model, numbers in models.items():
+        if numbers.get("parameters"):
+            lines.append(_row([_name(model), f"{numbers['parameters'] / 1e6:.2f} M", str(numbers["steps"]),
+                               str(numbers["batch"]), f"{numbers['renders']['core_seconds']:.2f}"]))  # fmt: skip
+    return lines
+
+
+def _name(model: str) -> str:
+    return f"**{model}**" if model.startswith(OURS) else model
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _filled(text: str, name: str, lines: list[str]) -> str:
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    head, rest = text.split(begin)
+    table = "\n".join(lines)
+    return f"{head}{begin}\n{table}\n\n{end}{rest.split(end)[1]}"
+
+
+def draw() -> None:
+    """Three simulated views, their truth, and what the shipped model says."""
+    made = scenes.draw("lander", 3, SEED, size=SIDE)
+    predict = predictor(find_pack(OURS))
+    drawn, places = plt.subplots(3, 3, figsize=(10, 10.2))
+    for row, image, truth in zip(places, made.image.numpy(), made.classes.numpy()):
+        view = _view(image, truth)
+        for place, pixels in zip(row, (view.image, coloured(truth.astype(np.uint8)), coloured(predict(view)))):
+            place.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            place.set_axis_off()
+    drawn.tight_layout(pad=0.3)
+    drawn.savefig(HERE / "images" / "surface.jpg", dpi=80, pil_kwargs={"quality": 85})
+
+
+def _view(image: np.ndarray, truth: np.ndarray) -> Picture:
+    return picture("view", image, truth != 3)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    what, *rest = sys.argv[1:]
+    if what == "banks":
+        views, rover, out = map(Path, rest)
+        banks(views / "render", views / "real", rover, out)
+    elif what == "tables":
+        tables(Path(rest[0]))
+    else:
+        draw()
