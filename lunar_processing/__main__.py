@@ -290,7 +290,7 @@ def _evaluate_surface(given: argparse.Namespace, console: Console) -> int:
     from lunar_processing.tools import evaluate_surface as tool
 
     wishes = tool.Wishes(
-        models=tool.MODELS if given.models is None else tuple(given.models),
+        models=None if given.models is None else tuple(given.models),
         model_folders=tuple(Path(p) for p in given.models_dir),
         most=tool.FEW if given.small else None,
     )

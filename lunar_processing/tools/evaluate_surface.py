@@ -24,7 +24,7 @@ from lunar_processing.draft import Draft
 from lunar_processing.errors import DataError, ModelError
 from lunar_processing.evaluate import report
 from lunar_processing.evaluate.segmentation import confusion, mean_share, shares, together
-from lunar_processing.modelpack import Pack, find_pack
+from lunar_processing.modelpack import Pack, find_pack, list_packs
 from lunar_processing.tools.surface_data import lander_view, published_split
 from lunar_processing.training.data import Picture
 from lunar_processing.training.recipes.surface import CLASSES, PUBLISHED, ROCKS, as_the_tool_shows, squeezed
@@ -40,9 +40,9 @@ Predict = Callable[[Picture], np.ndarray]
 
 @dataclass(frozen=True)
 class Wishes:
-    """Which models, and how many images of each set at the most (all by default)."""
+    """Which models (None: those of MODELS that are installed), and how many images of each set at the most (all)."""
 
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...] | None = None
     model_folders: tuple[Path, ...] = ()
     most: int | None = None
 
@@ -54,7 +54,7 @@ def evaluate_surface(
     wishes = wishes or Wishes()
     sets = {"renders": _renders(folder), "real": lander_view(folder / "real", "real")}
     sets = {name: some[: wishes.most] for name, some in sets.items()}
-    packs = [find_pack(name, wishes.model_folders) for name in wishes.models]
+    packs = _packs(wishes)
     facts: dict[str, Any] = {
         "images": {name: len(some) for name, some in sets.items()},
         "classes": list(CLASSES),
@@ -69,6 +69,13 @@ def evaluate_surface(
         say(_line(pack.card.id, facts["models"][pack.card.id]))
     _write(out, facts, sets, predictor(packs[0]) if packs else _ground, packs[0].card.id if packs else GROUND_ONLY)
     return {**facts, "report": str(out / "rocks_surface.html"), "numbers": str(out / "rocks_surface.json")}
+
+
+def _packs(wishes: Wishes) -> list[Pack]:
+    if wishes.models is not None:
+        return [find_pack(name, wishes.model_folders) for name in wishes.models]
+    installed = {pack.card.id: pack for pack in list_packs(wishes.model_folders, [])}
+    return [installed[name] for name in MODELS if name in installed]
 
 
 def _renders(folder: Path) -> list[Picture]:
