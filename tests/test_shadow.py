@@ -15,7 +15,7 @@ from lunar_processing.classical.noise import Noise
 from lunar_processing.modelpack import Card, Normalisation, Pack, read_pack, save_pack
 from lunar_processing.networks.shadow import PASSED, ShadowNet
 from lunar_processing.simulate import scenes, sensor
-from lunar_processing.tools.shadow import restore
+from lunar_processing.tools.shadow import NAC_LEAST, NAC_MOST, of_camera, restore
 from lunar_processing.training.data import dice
 from lunar_processing.training.recipes import enhance, resolvable
 from lunar_processing.training.recipes.darkness import darken
@@ -157,6 +157,18 @@ def test_what_the_best_model_does_not_know_is_done_by_another(tmp_path):
     image = write(tmp_path / "far.tif", shadow(10.0, side=128)[1], size_m=30.0)
     ran = lunar("enhance", image, tmp_path / "out.tif", "--progress", "jsonl")
     assert any("destripe-nlm is used, since psr-physics cannot be" in str(event) for event in ran.events)
+
+
+def test_the_camera_limits_what_passes_for_its_noise():
+    flat = of_camera(Noise(a=0.0, b=0.5, black=0.0, least=0.0), signal=8.0)  # of one brightness: a and b are a guess
+    assert flat.a + flat.b * 8.0 == pytest.approx(4.0)
+    assert flat.a > 2.0
+    rough = of_camera(Noise(a=50.0, b=0.5, black=0.0, least=0.0), signal=100.0)  # relief passes for noise
+    assert (rough.a, rough.b) == NAC_MOST
+    unit = 1e-4  # I/F of a DN
+    smooth = of_camera(Noise(a=0.0, b=0.0, black=0.0, least=0.0), 8.0 * unit, unit)
+    assert (smooth.a / unit**2, smooth.b / unit) == pytest.approx(NAC_LEAST)
+    assert of_camera(Noise(0.0, 0.0, 0.0, 0.0), 8.0, as_taken=False).a == 0.0  # a map may be smoother
 
 
 # ---- what it learns from -----------------------------------------------------------------------------------------

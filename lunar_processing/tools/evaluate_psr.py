@@ -51,7 +51,7 @@ BLIND = "psr-physics, without a label"
 SURE_SIGMAS = 2.0  # a crater whose contrast is so many sigmas of its surroundings is reported
 MOST_LABELLED_PX = 60.0
 SPOT_PX = 4.0  # no smaller spots are counted
-SLOW = ("bilateral", "BM3D")  # these see the middle part alone
+SLOW = ("bilateral", "non-local means, told its strength", "BM3D")  # these see the middle part alone
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def darkened(scene: Scene, level: float, wishes: Wishes) -> Case:
 
 def nominal(pixels: np.ndarray) -> Noise:
     """The noise of a calibrated image in DN, as it tells itself, within what the camera has that its label names."""
-    return of_camera(noises.fit_noise(windows_of(pixels), 0.0))
+    return of_camera(noises.fit_noise(windows_of(pixels), 0.0), float(np.median(pixels)))
 
 
 def _middle(shape: tuple[int, ...], wishes: Wishes) -> tuple[slice, slice]:
@@ -340,6 +340,7 @@ def _measure(
     """Numbers of all methods for one scene at one signal, over its middle part; spots of the `smallest` size, px."""
     part = _cut(case, inner)
     span = restoration.span_of(part.truth)
+    in_truth = judge.find(part.truth, 0.5 * judge.threshold)  # what may be seen in the clean image
     shown = found.shown.setdefault((case.scene.name, case.level), {"truth": part.truth})
     for name, method in methods.items():
         image, sigma = method(part if name in SLOW else case)
@@ -358,7 +359,7 @@ def _measure(
             numbers["cover68"], numbers["cover95"] = restoration.coverage(image, sigma, part.truth)
             numbers["follows"] = restoration.error_follows_sigma(image, sigma, part.truth)
         if part.scene.boxes is not None:
-            numbers |= _crater_numbers(image, sigma, part, judge)
+            numbers |= _crater_numbers(image, sigma, part, judge, in_truth)
         found.add(name, case.level, numbers)
 
 
@@ -389,15 +390,16 @@ def _judge(folder: Path, wishes: Wishes, say: Say) -> craters.Judge:
     return craters.teach([light for light, _ in pairs], [boxes for _, boxes in pairs], steps, wishes.seed)
 
 
-def _crater_numbers(image: np.ndarray, sigma: np.ndarray | None, part: Case, judge: craters.Judge) -> dict[str, float]:
+def _crater_numbers(
+    image: np.ndarray, sigma: np.ndarray | None, part: Case, judge: craters.Judge, in_truth: np.ndarray
+) -> dict[str, float]:
     """Recall of the labelled craters, and what share of the reported is in neither the labels nor the clean image."""
     assert part.scene.boxes is not None
     found = judge.find(image)
     if sigma is not None:  # a careful user reports what stands out of the method's own error
         found = found[_contrast(image, found) > SURE_SIGMAS * sigma[found[:, 1].astype(int), found[:, 0].astype(int)]]
     seen, right = craters.matched(found, part.scene.boxes)
-    there = judge.find(part.truth, 0.5 * judge.threshold)
-    known = np.column_stack([there[:, :2], np.full(len(there), 12.0)])
+    known = np.column_stack([in_truth[:, :2], np.full(len(in_truth), 12.0)])
     real = right | craters.matched(found, known)[1]
     numbers = {"crater_recall": float(seen.mean()), "craters_reported": float(len(found))}
     return numbers | ({"craters_invented": float(1 - real.mean())} if len(found) else {})

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from lunar_processing.raster.image import Image
 
 # The least and the most noise that a Narrow Angle Camera has after its calibration, DN² and DN: read-out and photons,
-# and at most companding by the coarser table, all times what taking out the echo adds.
-NAC_LEAST, NAC_MOST = (2.0, 0.03), (6.0, 0.13)
+# and at most companding by the coarser table and some pattern of columns, all times what taking out the echo adds.
+NAC_LEAST, NAC_MOST = (2.0, 0.03), (8.0, 0.13)
 FILL_SIGMA = 4.0  # px, of the mean that stands where nothing was seen
 
 
@@ -39,15 +39,22 @@ def camera_noise(image: Image) -> Noise:
     side = {"NACL": "left", "NACR": "right"}.get(product.instrument or "")
     if not (side and product.exposure_ms and image.unit == "I/F"):
         return noise
-    # Between pixels of a map lie means of several: they may have less noise than the camera.
-    return of_camera(noise, 1.0 / (RESPONSIVITY[side] * product.exposure_ms), as_taken=not image.grid.georeferenced)
+    unit = 1.0 / (RESPONSIVITY[side] * product.exposure_ms)  # I/F of a DN
+    # The pixels of a map are means of several: they may have less noise than the camera.
+    return of_camera(noise, image.survey.percentile(50), unit, as_taken=not image.grid.georeferenced)
 
 
-def of_camera(noise: Noise, unit: float = 1.0, as_taken: bool = True) -> Noise:
-    """Measured noise within the limits of the Narrow Angle Camera; a DN is `unit` units of the image."""
+def of_camera(noise: Noise, signal: float, unit: float = 1.0, as_taken: bool = True) -> Noise:
+    """Measured noise within the limits of the Narrow Angle Camera; a DN is `unit` units of the image.
+
+    At the typical `signal` it stays what was measured, if that can be: an image of one brightness says how noisy it is
+    there, and nothing of how noise grows with light.
+    """
     (least_a, least_b), (most_a, most_b) = NAC_LEAST if as_taken else (0.0, 0.0), NAC_MOST
-    a, b = np.clip(noise.a / unit**2, least_a, most_a), np.clip(noise.b / unit, least_b, most_b)
-    return replace(noise, a=float(a) * unit**2, b=float(b) * unit)
+    signal = max(signal - noise.black, 0.0)
+    b = min(max(noise.b, least_b * unit), most_b * unit)
+    a = noise.a + (noise.b - b) * signal
+    return replace(noise, a=min(max(a, least_a * unit**2), most_a * unit**2), b=b)
 
 
 def dark_noise(noise: Noise) -> float:
