@@ -42,6 +42,7 @@ SHORT_NAMES = {
     "sun_azimuth_deg": "sun_az_deg",
     "completeness_m": "complete_m",
     "valid_fraction": "valid_frac",
+    "shadow_len_m": "shad_len_m",
 }
 
 _LONGEST_TEXT = 254  # bytes of UTF-8 in a field of a shapefile
