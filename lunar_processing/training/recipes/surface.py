@@ -299,11 +299,16 @@ def hidden_sky(batch: Batch, generator: torch.Generator, often: float = HIDDEN_S
     return {**batch, "image": image.masked_fill(chosen & ~batch["valid"], MIDDLE)}
 
 
+ABOUT = (
+    "Small and large rocks, ground and sky in what a lander or rover sees, in pixels. Small and large are those of the "
+    "renders it learnt from: about 300 px of area in an image 420 px wide."
+)
+
 SURFACE = Recipe(
     name="rocks-surface",
     title=TITLE,
     card=Card("", "rocks", "unet-encoder", settings={"encoder": "efficientnet-lite0", "outputs": len(CLASSES)},
-              classes=CLASSES, tile=1024, halo=128),
+              classes=CLASSES, tile=1024, halo=128, description=ABOUT),
     task=task,
     policy="ground",
     scenes="lander",
