@@ -271,7 +271,7 @@ def test_no_rock_is_a_result_and_not_a_failure(models: Path, tmp_path: Path) -> 
 def test_classical_rocks_lie_on_rocks(image: Path, tmp_path: Path) -> None:
     """Shadow pairs on a scene whose rocks are known: most of what is found is a rock."""
     out = tmp_path / "rocks.gpkg"
-    assert lunar("rocks", image, out, "--sun-azimuth", 90).code == 0
+    assert lunar("rocks", image, out, "--model", "shadow-pairs", "--sun-azimuth", 90).code == 0
     found = read_layer(out, "rocks")
     truth = moon.scene(300, 400, seed=4, sun_azimuth=90, dark=True, rocks=60, rock_sizes=(4, 14)).rocks
     near = [np.hypot(truth["col"] - s, truth["row"] - r).min() < 5 for s, r in zip(found["sample"], found["line"])]

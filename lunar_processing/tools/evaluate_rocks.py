@@ -81,8 +81,8 @@ class Plan:
     models: tuple[str, ...] = MODELS
     model_folders: tuple[Path, ...] = ()
     size: int = 512
-    scenes: int = 32
-    each: int = 3
+    scenes: int = 24
+    each: int = 2
     seed: int = 0
     curves: bool = True
 
