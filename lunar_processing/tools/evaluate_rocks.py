@@ -60,7 +60,7 @@ SCENES = SceneRecipe(
 # What is varied alone, with everything else as in SCENES: name → values and how a recipe gets them.
 CURVES: Mapping[str, tuple[Sequence[float], Callable[[float], SceneRecipe]]] = {
     "incidence, degrees": (
-        (10, 20, 30, 45, 60, 70, 75, 80, 83, 85),
+        (10, 20, 30, 45, 60, 70, 75, 80, 85),
         lambda v: replace(SCENES, incidence_deg=(v, v)),
     ),
     "pixel size, m": ((0.3, 0.5, 1.0, 1.5, 2.0, 3.0), lambda v: replace(SCENES, pixel_size_m=(v, v))),
@@ -80,8 +80,8 @@ class Plan:
 
     models: tuple[str, ...] = MODELS
     model_folders: tuple[Path, ...] = ()
-    size: int = 512
-    scenes: int = 24
+    size: int = 384
+    scenes: int = 32
     each: int = 2
     seed: int = 0
     curves: bool = True
