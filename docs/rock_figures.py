@@ -1,13 +1,14 @@
 """The tables and pictures of rocks.md, and what the card of rocks-orbital says was measured.
 
-python docs/rock_figures.py REPORT/rocks_orbit.json [DATA]
-    REPORT: what `lunar evaluate rocks --out REPORT` wrote; DATA: the real images of development, for the pictures
+python docs/rock_figures.py REPORT/rocks_orbit.json [--real DATA] [--speed speed.json strip.json]
+    REPORT: what `lunar evaluate rocks --out REPORT` wrote; DATA: the real images of development, for the pictures;
+    what `python -m benchmarks.rocks speed` and `… strip DIR` printed
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -41,15 +42,23 @@ CARD = ("recall", "precision", "f1", "diameter_error", "diameter_bias", "height_
 
 def main() -> None:
     """Fill in the tables, draw the pictures, complete the card."""
-    report = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--real", type=Path, metavar="DATA")
+    parser.add_argument("--speed", type=Path, nargs=2, metavar="JSON")
+    given = parser.parse_args()
+    report = json.loads(given.report.read_text(encoding="utf-8"))
     text = MANUAL.read_text(encoding="utf-8")
-    for name, table in tables(report).items():
+    found = tables(report)
+    if given.speed:
+        found["speed"] = speed_table(*(json.loads(path.read_text(encoding="utf-8")) for path in given.speed))
+    for name, table in found.items():
         text = filled(text, name, table + "\n")
     MANUAL.write_text(text, encoding="utf-8")
     curves(report)
     complete_card(report)
-    if sys.argv[2:]:
-        pictures(Path(sys.argv[2]))
+    if given.real:
+        pictures(given.real)
 
 
 def tables(report: Mapping[str, Any]) -> dict[str, str]:
@@ -113,6 +122,22 @@ def real_table(real: Mapping[str, Any]) -> str:
     rows += [f"| {m} | {n['rocks']} | {n['hectares']:.0f} | {n['rocks_per_hectare']:.2f} | "
              f"{n['smaller_per_hectare']:.2f} |" for m, n in real.items()]  # fmt: skip
     return "\n".join(rows)
+
+
+def speed_table(speed: Mapping[str, Any], strip: Mapping[str, Any]) -> str:
+    """What two benchmarks measured, and how busy the machine was."""
+    rows = ["| | Mpx/s | Mpx for a second of processor time |", "| --- | ---: | ---: |"]
+    rows += [f"| {title} | {speed[m]['mpx_a_second']:.2f} | {speed[m]['mpx_a_processor_second']:.2f} |"
+             for m, title in ((OURS, OURS), ("resnet18", "U-Net, ResNet18"))]  # fmt: skip
+    rows.append(f"| ratio | {speed['ratio']:.1f} | {speed['ratio_of_processor_time']:.1f} |")
+    minutes, busy = (strip[name] / 60 for name in ("seconds", "processor_seconds"))
+    facts = (
+        f"The strip: {strip['rocks']:,} rocks in {minutes:.0f} minutes ({busy:.0f} of processor time), at most "
+        f"{strip['peak_mib']:,} MiB of memory, a GeoPackage of {strip['gpkg_mib']:.0f} MiB. Threads: {speed['threads']} "
+        f"and {strip['threads']}; other work on the machine meanwhile (load): {speed['load_before']:.0f} and "
+        f"{strip['load_before']:.0f}."
+    )
+    return "\n".join(rows) + "\n\n" + facts
 
 
 def percent(value: float | None, sign: str = "") -> str:
