@@ -38,6 +38,8 @@ def generator(**settings: object) -> Generator:
     for name, weight in network.named_parameters():
         if name.endswith("share"):
             torch.nn.init.constant_(weight, 0.5)
+        if name == "head.weight":  # or it would average, and nothing else
+            torch.nn.init.normal_(weight, std=0.2)
     return network
 
 

@@ -14,46 +14,58 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lunar_processing.networks.shadow import averages
+
 SLOPE = 0.2  # of the leaky rectifiers
 SKIP = 0.1  # share of what a residual block adds
 REDUCED = 8  # channels of attention: one for so many
-SMOOTH_PX = 2.0  # Gaussian that noise is averaged by before the range of a picture is taken
+SEEN = 7  # channels that a generator is given of a picture
+SMOOTH_PX = 4.0  # Gaussian that noise is averaged by before the range of a picture is taken …
+MARGIN = 0.25  # … and what is added to it on either side for what is brighter or darker than its surroundings
 TOKENS = 1024  # places of the picture, evenly chosen, that every place may look at
 
 
 class Generator(nn.Module):
     """(N, 1, H, W) → (N, 1, H, W), both 0…1 or a little beyond, any size: a U-Net of DnCNN blocks.
 
-    Squares of 2 × 2 pixels become channels first, and pixels again at the end: no value is lost, and a processor needs
-    a third of the time. Widths are `width` and twice that at 1/2 and 1/4 of the resolution, and `deepest` at 1/8, where
-    every place looks at all others. `attention` False leaves out both kinds of it.
+    What it paints is a mixture of the pixel and three averages around it (1.5, 3 and 8 px), chosen for each place, and
+    a correction: so it begins by averaging, and soon knows how much noise calls for how much of that. Squares of 2 × 2
+    pixels become channels first, and pixels again at the end: a processor needs a third of the time. Widths are `width`
+    and twice that at 1/2 and 1/4 of the resolution, and `deepest` at 1/8, where every place looks at all others.
+    `attention` False leaves out both kinds of it.
     """
 
     def __init__(self, width: int = 32, deepest: int = 64, residuals: int = 3, attention: bool = True) -> None:
         super().__init__()
         widths = (width, 2 * width)
-        self.down = nn.ModuleList(_level(before, w, attention) for before, w in zip((4, *widths), widths))
+        self.down = nn.ModuleList(_level(before, w, attention) for before, w in zip((SEEN, *widths), widths))
         self.narrow = nn.ModuleList(nn.Conv2d(w, w, 2, stride=2, bias=False) for w in widths)
         inner: list[nn.Module] = [*dncnn(widths[-1], deepest), *(_Residual(deepest) for _ in range(residuals))]
         self.bottleneck = nn.Sequential(*inner, *([_SelfAttention(deepest)] if attention else []))
         wider = (*widths[1:], deepest)
         self.widen = nn.ModuleList(nn.Conv2d(above, w, 1, bias=False) for above, w in zip(wider, widths))
         self.up = nn.ModuleList(_level(2 * w, w, attention) for w in widths)
-        self.head = nn.Conv2d(width, 4, 3, padding=1)
+        self.head = nn.Conv2d(width + SEEN, 8, 3, padding=1)
+        for weight in self.head.parameters():
+            nn.init.zeros_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sizes that 8 does not divide are filled up by their own edge, and cut again."""
         height, width = x.shape[-2:]
-        y = functional.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate")
-        y = functional.pixel_unshuffle(y, 2)
+        given = functional.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate")
+        bases = (pixels := functional.pixel_unshuffle(given, 2), *averages(pixels))
+        y = before = _seen(*bases)
         seen = []
         for level, narrow in zip(self.down, self.narrow):
             seen.append(level(y))
             y = narrow(seen[-1])
         y = self.bottleneck(y)
-        for level, widen, before in reversed(list(zip(self.up, self.widen, seen))):
-            y = level(torch.cat([functional.interpolate(widen(y), scale_factor=2.0), before], dim=1))
-        return functional.pixel_shuffle(self.head(y), 2)[..., :height, :width]
+        for level, widen, beside in reversed(list(zip(self.up, self.widen, seen))):
+            y = level(torch.cat([functional.interpolate(widen(y), scale_factor=2.0), beside], dim=1))
+        # Normalisation has taken from the features how strong the noise is: the head is told again.
+        shares, correction = self.head(torch.cat([y, before], dim=1)).split(4, dim=1)
+        mixed = sum(share * base for share, base in zip(shares.softmax(dim=1).split(1, dim=1), bases))
+        return functional.pixel_shuffle(mixed + correction, 2)[..., :height, :width]
 
     @torch.no_grad()
     def look(self, samples: Tensor) -> None:
@@ -64,6 +76,15 @@ class Generator(nn.Module):
         self(samples)
         for whole in wholes:
             whole.looking = False
+
+
+def _seen(pixels: Tensor, near: Tensor, middle: Tensor, far: Tensor) -> Tensor:
+    """What the network is given (N, SEEN, H/2, W/2): differences of averages, and how much finest detail there is to
+    larger: noise has more of it than ground.
+    """
+    fine, large = (averages(part**2)[1] for part in (pixels - near, near - far))
+    share = torch.log((fine + 1e-6) / (large + 1e-6))
+    return torch.cat([pixels - far, near - far, middle - far, share / 4], dim=1)
 
 
 class Critic(nn.Sequential):

@@ -50,7 +50,7 @@ class ShadowNet(nn.Module):
         height, width = x.shape[-2:]
         given = functional.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate")
         pixels = functional.pixel_unshuffle(given, 2)  # (N, 4, H/2, W/2): all that follows is at half the resolution
-        near, middle, far = _averages(pixels)
+        near, middle, far = averages(pixels)
         noise = self._noise(near, slope)
         dark = torch.minimum(middle, far).clamp_min(0)
         scale = (noise**2 + (RELIEF * dark) ** 2).sqrt()
@@ -100,7 +100,7 @@ class _Block(nn.Module):
         return x + self.second(torch.relu(self.first(x)))
 
 
-def _averages(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def averages(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Means over about 1.5, 3 and 8 px (Gaussian sigma), (N, 1, H/2, W/2) each."""
     half = pixels.mean(dim=1, keepdim=True)
     quarter = functional.avg_pool2d(half, 2)

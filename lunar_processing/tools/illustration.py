@@ -15,7 +15,7 @@ from lunar_processing.classical.around import blur
 from lunar_processing.classical.enhance import Profiles, offsets
 from lunar_processing.classical.noise import Noise
 from lunar_processing.modelpack import Card, Pack
-from lunar_processing.networks.cyclegan import SMOOTH_PX
+from lunar_processing.networks.cyclegan import MARGIN, SMOOTH_PX
 from lunar_processing.pipeline import BATCH_PIXELS, Step
 from lunar_processing.tools.shadow import windows_of, without_stripes
 
@@ -75,13 +75,14 @@ def illustrate(pack: Pack, pixels: np.ndarray, noise: Noise, device: str = "cpu"
 
 
 def range_of(parts: Sequence[tuple[np.ndarray, np.ndarray]], card: Card, sunlit: float | None) -> tuple[float, float]:
-    """What becomes 0 and 1: two percentiles of the light in shadow, averaged over its noise."""
+    """What becomes 0 and 1: two percentiles of the light in shadow, averaged over its noise, and a margin around."""
     light = np.concatenate([blur(pixels, valid, SMOOTH_PX)[valid] for pixels, valid in parts])
     light = light[np.isfinite(light)]
     if sunlit is not None and (light < sunlit).any():
         light = light[light < sunlit]
     low, high = np.percentile(light, (card.normalisation.low, card.normalisation.high))
-    return float(low), float(high) if high > low else float(low) + 1.0
+    margin = MARGIN * float(high - low) or 0.5
+    return float(low) - margin, float(high) + margin
 
 
 def _samples(parts: Sequence[tuple[np.ndarray, np.ndarray]], sunlit: float | None) -> list[np.ndarray]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lunar_processing.errors import ModelError
 from lunar_processing.modelpack import Card
-from lunar_processing.networks.cyclegan import SMOOTH_PX, Critic, Generator
+from lunar_processing.networks.cyclegan import MARGIN, SMOOTH_PX, Critic, Generator
 from lunar_processing.simulate import scenes, sensor
 from lunar_processing.training.data import Batch, Sampler, dice, mix
 from lunar_processing.training.loop import Networks, State, Task
@@ -34,7 +34,7 @@ LEVEL = 10.0  # DN at which is validated
 SHADOWED = 0.5  # share of the dark pictures that are simulated ground in permanent shadow
 ELSEWHERE = 1 << 40  # steps from which darkened pictures come, so that they are none of the sunlit ones
 
-PAIRED = 0.6  # share of the training that is of pairs …
+PAIRED = 0.65  # share of the training that is of pairs …
 PAIRED_RATE = 10.0  # … and how much faster that learns
 BACK_EVERY = 6  # steps of pairs: the generator of dark pictures has less to learn
 RAMP = 0.1  # share of the training in which the word of the critics rises to what it is worth
@@ -63,11 +63,14 @@ WEIGHTS = Weights()
 # ---- pictures ----------------------------------------------------------------------------------------------------
 
 
-def stretched(images: Tensor, smooth: float = SMOOTH_PX) -> Tensor:
-    """Pictures (B, 1, H, W) of any unit to 0…1 between two percentiles of what is left when noise is averaged."""
-    range_ = torch.tensor([LOW / 100, HIGH / 100], device=images.device)
-    low, high = torch.quantile(gaussian(images, smooth).flatten(1), range_, dim=1).view(2, -1, 1, 1, 1)
-    return (images - low) / (high - low).clamp_min(1e-6)
+def stretched(images: Tensor) -> Tensor:
+    """Pictures (B, 1, H, W) of any unit to about 0…1: two percentiles of what is left when noise is averaged, and a
+    margin on either side.
+    """
+    share = torch.tensor([LOW / 100, HIGH / 100], device=images.device)
+    low, high = torch.quantile(gaussian(images, SMOOTH_PX).flatten(1), share, dim=1).view(2, -1, 1, 1, 1)
+    span = (high - low).clamp_min(1e-6)
+    return (images - low + MARGIN * span) / ((1 + 2 * MARGIN) * span)
 
 
 def two_sides(pictures: Sampler, size: int, seed: int) -> Sampler:
