@@ -60,6 +60,7 @@ def main() -> int:
     parser.add_argument("--real", type=Path, required=True, help="folder of real images, nac_cdr")
     parser.add_argument("--model", type=Path, default=MODELS / OURS, help=f"folder (default models/{OURS})")
     parser.add_argument("--part", default="validation", choices=("validation", "test"), help="products to measure on")
+    parser.add_argument("--levels", type=float, nargs="+", default=LEVELS, help="mean signals, DN")
     parser.add_argument("--steps", type=int, default=140, help="length of each training of the ablation")
     given = parser.parse_args()
     facts = BENCHMARKS[given.name](given)
@@ -78,7 +79,7 @@ def measure(given: argparse.Namespace) -> dict:
     sunlit = [_looks(perceptual, scene.light) for scene in psr.read_scenes(given.real, SPLITS["nac_cdr"]["train"])]
     numbers: dict[str, dict[str, dict[float, list[float]]]] = {name: {} for name in ("ssim", "lpips")}
     looks: dict[str, dict[float, list[torch.Tensor]]] = {}
-    for level in LEVELS:
+    for level in given.levels:
         for scene in scenes:
             part, made = _restored(scene, level, wishes, given.model)
             span = restoration.span_of(part.truth)
@@ -90,7 +91,10 @@ def measure(given: argparse.Namespace) -> dict:
                 looks.setdefault(method, {}).setdefault(level, []).append(points[method])
             print(f"{scene.name} at {level:g} DN", file=sys.stderr)
     everywhere = torch.cat(sunlit)
-    told = {name: {m: _row(found) for m, found in methods.items()} for name, methods in numbers.items()}
+    told = {
+        name: {m: [round(float(np.mean(some)), 4) for some in found.values()] for m, found in methods.items()}
+        for name, methods in numbers.items()
+    }
     told["distance"] = {
         method: [round(float(energy_distance(torch.cat(found[level]), everywhere)), 4) for level in LEVELS]
         for method, found in looks.items()
@@ -99,7 +103,7 @@ def measure(given: argparse.Namespace) -> dict:
     leads = {name: _lead(rows, 1 if name == "ssim" else -1) for name, rows in told.items()}
     ahead = all(lead > 0 for name in ("ssim", "distance") for lead in leads[name])
     return {
-        "levels_dn": LEVELS,
+        "levels_dn": list(given.levels),
         **told,
         "distance_of_sunlit_products": round(float(scale), 4),
         "leads": leads,
@@ -125,10 +129,6 @@ def _restored(
     if (MODELS / PHYSICS).is_dir():
         made[PHYSICS] = restore(read_pack(MODELS / PHYSICS), case.recorded, case.noise)[0][inner].astype(float)
     return part, {**made, TRUTH: part.truth}
-
-
-def _row(found: dict[float, list[float]]) -> list[float]:
-    return [round(float(np.mean(found[level])), 4) for level in LEVELS]
 
 
 def _lead(rows: dict[str, list[float]], sign: int) -> list[float]:
