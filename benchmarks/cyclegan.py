@@ -96,7 +96,7 @@ def measure(given: argparse.Namespace) -> dict:
         for name, methods in numbers.items()
     }
     told["distance"] = {
-        method: [round(float(energy_distance(torch.cat(found[level]), everywhere)), 4) for level in LEVELS]
+        method: [round(float(energy_distance(torch.cat(found[level]), everywhere)), 4) for level in given.levels]
         for method, found in looks.items()
     }
     scale = energy_distance(torch.cat(sunlit[::2]), torch.cat(sunlit[1::2]))
