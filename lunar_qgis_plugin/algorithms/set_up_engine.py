@@ -93,7 +93,7 @@ class SetUpEngine(LunarAlgorithm):
         add(
             self,
             QgsProcessingParameterBoolean("INSTALL_MODELS", "Install the trained models", True),
-            "Also get the trained models of this version (about 50 MB) into your data folder, where updates of the "
+            "Also get the trained models of this version (about 30 MB) into your data folder, where updates of the "
             "plugin leave them. Without them the tools use methods that need no training.",
         )
         add(
