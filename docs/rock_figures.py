@@ -133,9 +133,9 @@ def speed_table(speed: Mapping[str, Any], strip: Mapping[str, Any]) -> str:
     minutes, busy = (strip[name] / 60 for name in ("seconds", "processor_seconds"))
     facts = (
         f"The strip: {strip['rocks']:,} rocks in {minutes:.0f} minutes ({busy:.0f} of processor time), at most "
-        f"{strip['peak_mib']:,} MiB of memory, a GeoPackage of {strip['gpkg_mib']:.0f} MiB. Threads: {speed['threads']} "
-        f"and {strip['threads']}; other work on the machine meanwhile (load): {speed['load_before']:.0f} and "
-        f"{strip['load_before']:.0f}."
+        f"{strip['peak_mib']:,} MiB of memory, a GeoPackage of {strip['gpkg_mib']:.0f} MiB. "
+        f"Threads: {speed['threads']} and {strip['threads']}; other work on the machine meanwhile (load): "
+        f"{speed['load_before']:.0f} and {strip['load_before']:.0f}."
     )
     return "\n".join(rows) + "\n\n" + facts
 

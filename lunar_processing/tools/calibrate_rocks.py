@@ -34,7 +34,7 @@ THRESHOLDS = (0.25, 0.35, 0.5)
 LEAST_SCORES = np.arange(0.3, 0.86, 0.05)
 LOW_SUN = 70.0  # degrees of incidence
 SIZES = np.array([2.2, 2.7, 3.3, 4.2, 5.5, 8.0, 99.0])  # px: limits of the classes that are made right
-HEIGHTS = np.array([0.0, 40.0, 52.0, 62.0, 69.0, 75.0, 80.0, 90.0])  # degrees of incidence, likewise
+HEIGHTS = np.array([20.0, 85.0])  # degrees of incidence, between which a straight line makes them right
 FEW = 25  # pairs that say nothing yet
 QUANTILES = np.array([0.02, 0.1, 0.25, 0.45, 0.65, 0.8, 0.9, 0.96, 0.99])
 SMALLEST = 2.2  # px: pairs of smaller true rocks do not tell how large rocks are
@@ -159,7 +159,7 @@ class _Ruler:
 
 
 def _ruler(pairs: np.ndarray) -> _Ruler:
-    """Makes the median of found / true 1 in each class of sizes and of incidence."""
+    """Makes the median of found / true 1 in each class of sizes, and under each sun as far as a line can."""
     heights = np.array([[0.0, 1.0], [90.0, 1.0]])
     if len(pairs) < 50:
         return _Ruler(np.array([[1.0, 1.0], [2.0, 2.0]]), heights)
@@ -173,10 +173,18 @@ def _ruler(pairs: np.ndarray) -> _Ruler:
         sizes[:, 1] /= np.interp(np.log(sizes[:, 1]), np.log(middle), left)
         sizes[:, 1] = np.maximum.accumulate(sizes[:, 1])
         ratio = _Ruler(sizes, np.array([[0.0, 1.0]])).corrected(found, incidence) / true
-        asked = true >= 3
-        middle, left = _medians(incidence[asked], ratio[asked], HEIGHTS)
-        heights = np.stack([middle, 1 / left], axis=1)
+        heights = _line(incidence[true >= 3], ratio[true >= 3])
     return _Ruler(sizes, heights)
+
+
+def _line(incidence: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """Knots (degrees, factor) of a straight line through the medians of the scenes, each of which has one incidence."""
+    suns, number, counts = np.unique(incidence, return_inverse=True, return_counts=True)
+    if len(suns) < 8:
+        return np.stack([HEIGHTS, np.ones(len(HEIGHTS))], axis=1)
+    middles = np.array([np.median(ratio[number == k]) for k in range(len(suns))])
+    slope, start = np.polyfit(suns, np.log(middles), 1, w=np.sqrt(counts))
+    return np.stack([HEIGHTS, np.exp(-(start + slope * HEIGHTS))], axis=1)
 
 
 def _medians(where: np.ndarray, values: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

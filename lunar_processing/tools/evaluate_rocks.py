@@ -81,8 +81,8 @@ class Plan:
     models: tuple[str, ...] = MODELS
     model_folders: tuple[Path, ...] = ()
     size: int = 384
-    scenes: int = 32
-    each: int = 2
+    scenes: int = 96
+    each: int = 3
     seed: int = 0
     curves: bool = True
 
