@@ -27,15 +27,16 @@ from lunar_processing.evaluate.planted import Facts
 from lunar_processing.evaluate.ranking import Measured, measure, over_kinds
 from lunar_processing.modelpack import read_pack
 from lunar_processing.networks.multiscale import BLOCK, STRIDE, WINDOWS, MultiScale, relief
-from lunar_processing.simulate.objects import OBJECTS
 from lunar_processing.tools.evaluate_anomalies import Scorer, compare, planted, real_grounds, tool_scorer
+from lunar_processing.training import recipes
 from lunar_processing.training.data import SPLITS, product_id
+from lunar_processing.training.recipes import anomalies
 
 ARTEFACTS = ("descent stage", "probe", "rover track", "impact scar")
 SHOWN: dict[str, dict] = {  # what is planted in the images that are learnt from
     "all": {},
-    "unnamed": {"unnamed": 1.8, "each": 0.0, "named": ()},
-    "no artefacts": {"named": tuple(name for name in OBJECTS if name not in ARTEFACTS)},
+    "unnamed": {"unnamed": 5.0, "each": 0.0, "named": ()},
+    "no artefacts": {"named": tuple(name for name in anomalies.KNOWN if name not in ARTEFACTS)},
 }
 VALIDATION = "M161149639"  # of the training part: what the best step is chosen by
 SIMULATED = 0.2
@@ -73,8 +74,6 @@ def train(folder: Path, out: Path, shown: str, minutes: float | None, resume: bo
     """The recipe `anomalies` with the products and the share of simulated scenes of the model that is shipped."""
     from lunar_processing.tools.job import Report
     from lunar_processing.tools.train import Wishes, in_words, train_model
-    from lunar_processing.training import recipes
-    from lunar_processing.training.recipes import anomalies
 
     task = partial(anomalies.task, **SHOWN[shown])
     recipes.RECIPES["anomalies"] = replace(anomalies.RECIPE, task=task, title=f"{anomalies.RECIPE.title} ({shown})")
