@@ -15,7 +15,7 @@ from demo import OUTPUT, REPOSITORY, prepare_qgis
 from PIL import Image
 
 SCREEN = "1500x940x24"
-QUALITY = 82
+WIDTH, QUALITY = 1100, 78  # px; as the pages show them
 
 
 def main() -> int:
@@ -35,7 +35,9 @@ def main() -> int:
             sys.exit("\n".join(path.read_text() for path in (folder / "shots").glob("error.txt")) or "No picture came.")
         for shot in shots:
             kept = REPOSITORY / "docs" / "images" / f"tour_{shot.stem}.jpg"
-            Image.open(shot).convert("RGB").save(kept, quality=QUALITY)
+            picture = Image.open(shot).convert("RGB")
+            picture.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
+            picture.save(kept, quality=QUALITY)
             print(f"   {os.path.relpath(kept)}  {kept.stat().st_size / 1e3:,.0f} kB")
     return 0
 
