@@ -97,14 +97,13 @@ def task(lesson: Lesson) -> Task:
 
 
 def likelihood(guess: Tensor, dark: Dark) -> Tensor:
-    """-log p of the truth under a normal distribution; pixels weigh as their variance, pictures all the same.
+    """-log p of the truth under a normal distribution; pixels of large sigma weigh more, pictures all the same.
 
-    Without the weight a network gives up what is hard and lives from what is easy (Seitzer et al. 2022). With this one
-    the estimate follows the squared error, each picture's as a share of what is expected of it.
+    Without the weight a network gives up what is hard and lives from what is easy (Seitzer et al. 2022).
     """
     sigma = guess[:, 1:].float().clamp_min(1e-3)
     unlikely = torch.log(sigma) + 0.5 * ((guess[:, :1].float() - dark.clean) / sigma) ** 2
-    weight = sigma.detach() ** 2 * dark.known
+    weight = sigma.detach() * dark.known
     return ((unlikely * weight).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp_min(1e-6)).mean()
 
 
