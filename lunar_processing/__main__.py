@@ -197,6 +197,7 @@ def _batch(given: argparse.Namespace, console: Console) -> int:
         where=given.where,
         table=Path(given.table) if given.table else None,
         part=_part(given.part),
+        merge=not given.no_merge,
     )
     spoken = [0.0]  # seconds at which a log was told last
 
@@ -641,6 +642,7 @@ def _batch_parser(commands: Any) -> None:
     )
     tool.add_argument("--memory", type=float, metavar="GB", help="bound of each worker's memory (default: its share)")
     tool.add_argument("--dask", metavar="ADDRESS", help="give the work to this Dask scheduler, as tcp://head:8786")
+    tool.add_argument("--no-merge", action="store_true", help="leave out the merged GeoPackage, sizes and report")
     tool.add_argument("--quiet", action="store_true", help="no progress in a log, only what fails and the summary")
     _settings_arguments(tool)
     rocks = tool.add_argument_group("rocks")

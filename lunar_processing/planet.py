@@ -159,6 +159,28 @@ def grid_around(crs: str, lon: float, lat: float, pixel_size: float, width: int,
     return Grid(wkt, Affine(across, 0, x - across * width / 2, 0, -down, y + down * height / 2), width, height)
 
 
+def map_of(body: Body, lowest: float, highest: float) -> str:
+    """WKT of a coordinate system for all between two latitudes: polar stereographic if all is within 30° of a pole,
+    else longitude and latitude.
+    """
+    pole = 90 if lowest >= 60 else -90 if highest <= -60 else None
+    if body == BODIES["Moon"]:  # by their names, which people know
+        return _parse({90: "IAU_2015:30130", -90: "IAU_2015:30135", None: "IAU_2015:30100"}[pole]).to_wkt("WKT2_2019")
+    axes = {"a": body.a, "b": body.b}
+    system = {"proj": "longlat", **axes} if pole is None else {"proj": "stere", "lat_0": pole, "lon_0": 0, **axes}
+    return CRS.from_dict(system).to_wkt("WKT2_2019")
+
+
+def is_angular(wkt: str) -> bool:
+    """Whether map coordinates are degrees."""
+    return _metres_per_unit(wkt) is None
+
+
+def from_centre(lon: np.ndarray, lat: np.ndarray, body: Body) -> np.ndarray:
+    """Metres from the centre of the body, (n, 3): between near places, straight lines are their distances."""
+    return _cartesian(np.asarray(lon, float), np.asarray(lat, float), body)
+
+
 def jacobian(
     grid: Grid,
     col: np.ndarray | float,

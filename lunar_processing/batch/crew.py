@@ -3,18 +3,21 @@
     for task, entry in entries(tasks, Crew(workers=4), cancelled):
         journal.write(entry)
 
-Only one task a worker is on its way, so that a worker that dies takes one product with it. Dask replaces the worker and
-gives the product to another; what has brought down two is reported as failed, and the rest goes on.
+A worker has one product at a time, so that it is known what it died of. Dask replaces the worker, and the product is
+given to another; what has brought down two is reported as failed, and the rest goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import queue
 import shutil
 import subprocess
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,10 +29,16 @@ Task = Mapping[str, Any]
 Entry = dict[str, Any]
 LOOK_UP = 0.2  # seconds between looks whether the run was cancelled
 ROOM = 2 << 30  # bytes a worker should have, of the default number of workers
+TRIES = 2  # of a product whose worker dies
+GRACE = 5.0  # seconds in which Dask itself replaces a worker that has died
+DEADLY = (
+    "Two workers died of this product: it needs more memory than they have, or crashes a library.",
+    "run the tool on it alone to see why, or give workers more --memory, and --resume.",
+)
 SHARE = 0.9  # of the machine's memory that the workers may take together
 LOST = "start the scheduler again, and go on with --resume."
 SETTINGS = {
-    "distributed.scheduler.allowed-failures": 1,  # a product is tried twice
+    "distributed.scheduler.allowed-failures": 0,  # who tries again is we, for we know which product it was
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.worker.daemon": True,
     "distributed.admin.low-level-log-length": 0,
@@ -62,13 +71,7 @@ def _here(tasks: Iterable[Task], cancelled: Callable[[], bool]) -> Iterator[tupl
     for task in tasks:
         if cancelled():
             raise Cancelled("The run was cancelled.")
-        try:
-            entry = do(task)
-        except Cancelled:
-            raise
-        except Exception as error:  # the rest must go on
-            entry = _unexpected(task, error)
-        yield task, entry
+        yield task, do(task)
 
 
 def _by_dask(tasks: Iterable[Task], crew: Crew, cancelled: Callable[[], bool]) -> Iterator[tuple[Task, Entry]]:
@@ -76,42 +79,80 @@ def _by_dask(tasks: Iterable[Task], crew: Crew, cancelled: Callable[[], bool]) -
     first = next(waiting, None)
     if first is None:
         return
-    with _client(crew) as client:
-        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        running: dict[Any, Task] = {}
-
-        gpus = 0 if crew.address else len(_gpus())
-
-        def send(task: Task) -> None:
-            # Never taken from an earlier run's memory: the files may have changed.
-            future = client.submit(_do, task, gpus, pure=False, retries=1)
-            running[future] = task
-            future.add_done_callback(done.put)
-
-        send(first)
-        while running:
-            _fill(running, waiting, send, _width(client))  # workers may come and go
-            try:
-                future = done.get(timeout=LOOK_UP)
-            except queue.Empty:
-                if cancelled():
-                    raise Cancelled("The run was cancelled.") from None
-                continue
-            task = running.pop(future)
-            yield task, _entry_of(task, future)
+    waiting = itertools.chain([first], waiting)
+    with _hands(crew) as hands:
+        strikes: Counter[str] = Counter()
+        while True:
+            for worker in hands.free():
+                task = next(waiting, None)
+                if task is None:
+                    break
+                hands.send(task, worker)
+            if not hands.running:
+                return
+            if cancelled():
+                raise Cancelled("The run was cancelled.")
+            for task, entry in hands.news():
+                strikes[task["name"]] += entry is None
+                if entry is not None:
+                    yield task, entry
+                elif strikes[task["name"]] < TRIES:
+                    waiting = itertools.chain([task], waiting)
+                else:
+                    yield task, failed(task, "worker", *DEADLY)
 
 
-def _fill(running: Mapping[Any, Task], waiting: Iterator[Task], send: Callable[[Task], None], width: int) -> None:
-    while len(running) < width:
-        task = next(waiting, None)
-        if task is None:
-            return
-        send(task)
+class _Hands:
+    """The workers of a scheduler. Each has one product or none, so that it is known what a worker died of."""
 
+    def __init__(self, client: Any, cluster: Any = None) -> None:
+        self._client, self._cluster = client, cluster
+        self._gpus = len(_gpus()) if cluster else 0
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._missed: dict[Any, float] = {}
+        self.running: dict[Any, tuple[Task, str]] = {}
 
-def _width(client: Any) -> int:
-    """How many tasks can be done at once now."""
-    return max(1, sum(client.nthreads().values()))
+    def send(self, task: Task, worker: str) -> None:
+        # Never taken from an earlier run's memory: the files may have changed.
+        future = self._client.submit(_do, task, self._gpus, pure=False, workers=[worker], allow_other_workers=False)
+        self.running[future] = (task, worker)
+        future.add_done_callback(self._done.put)
+
+    def free(self) -> list[str]:
+        """Workers that have nothing to do; they may come and go."""
+        busy = {worker for _, worker in self.running.values()}
+        return [worker for worker in self._alive() if worker not in busy]
+
+    def news(self) -> Iterator[tuple[Task, Entry | None]]:
+        """What came of products since the last look; None where the worker has died."""
+        with contextlib.suppress(queue.Empty):
+            future = self._done.get(timeout=LOOK_UP)
+            if future in self.running:
+                task, _ = self.running.pop(future)
+                yield task, _entry_of(task, future)
+                return
+        alive = set(self._alive())
+        for future, (task, worker) in list(self.running.items()):
+            if worker not in alive and not future.done():
+                del self.running[future]
+                future.cancel()
+                yield task, None
+        self._revive()
+
+    def _alive(self) -> list[str]:
+        try:
+            return list(self._client.nthreads())
+        except (OSError, TimeoutError) as error:
+            raise DeviceError("The connection to the Dask scheduler was lost.", LOST) from error
+
+    def _revive(self) -> None:
+        """Start again a process that has died just as it began, which Dask overlooks."""
+        for nanny in self._cluster.workers.values() if self._cluster else ():
+            if nanny.is_alive():
+                self._missed.pop(nanny, None)
+            elif time.monotonic() - self._missed.setdefault(nanny, time.monotonic()) > GRACE:
+                del self._missed[nanny]
+                self._cluster.loop.add_callback(nanny.instantiate)
 
 
 def _do(task: Task, gpus: int) -> Entry:
@@ -123,37 +164,26 @@ def _do(task: Task, gpus: int) -> Entry:
     return do(task)
 
 
-def _entry_of(task: Task, future: Any) -> Entry:
+def _entry_of(task: Task, future: Any) -> Entry | None:
     from distributed import KilledWorker
 
-    if future.status == "cancelled" or future.status == "lost":
+    if future.status in ("cancelled", "lost"):
         raise DeviceError("The connection to the Dask scheduler was lost.", LOST)
     error = future.exception()
     if error is None:
         entry: Entry = future.result()
         return entry
     if isinstance(error, KilledWorker):
-        return failed(
-            task,
-            "worker",
-            "Two workers died of this product: it needs more memory than they have, or crashes a library.",
-            "run the tool on it alone to see why, or give workers more --memory, and --resume.",
-        )
-    return _unexpected(task, error)
-
-
-def _unexpected(task: Task, error: BaseException) -> Entry:
-    kind = type(error).__name__
-    if isinstance(error, MemoryError):
-        return failed(task, "memory", "There was not enough memory.", "use fewer workers, and --resume.")
-    return failed(task, "error", f"The engine failed unexpectedly, twice: {kind}: {error}.", "report it.")
+        return None
+    what = f"A worker could not take this product: {type(error).__name__}: {error}."
+    return failed(task, "worker", what[:1000], "install the same engine on all machines.")
 
 
 # ---- Dask --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _client(crew: Crew) -> Iterator[Any]:
+def _hands(crew: Crew) -> Iterator[_Hands]:
     """A client of the scheduler at the address, or of one of our own with processes of this machine."""
     try:
         import dask
@@ -166,7 +196,7 @@ def _client(crew: Crew) -> Iterator[Any]:
     with dask.config.set(SETTINGS), contextlib.ExitStack() as stack:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if crew.address:
-            yield stack.enter_context(_scheduler_at(crew.address))
+            yield _Hands(stack.enter_context(_scheduler_at(crew.address)))
             return
         workers = crew.workers or usual_workers(crew.device)
         cluster = LocalCluster(
@@ -179,7 +209,7 @@ def _client(crew: Crew) -> Iterator[Any]:
             silence_logs=logging.CRITICAL,
         )
         stack.enter_context(cluster)
-        yield stack.enter_context(Client(cluster, set_as_default=False))
+        yield _Hands(stack.enter_context(Client(cluster, set_as_default=False)), cluster)
 
 
 def _scheduler_at(address: str) -> Any:

@@ -19,8 +19,7 @@ from lunar_processing import planet
 from lunar_processing.batch.table import key_of, read_table, value_of
 from lunar_processing.batch.where import Where
 from lunar_processing.errors import DataError, LunarError
-from lunar_processing.raster.image import open_image
-from lunar_processing.tools.labels import RASTERS
+from lunar_processing.raster.image import RASTERS, open_image
 
 LISTS = (".txt", ".lis", ".lst", ".list")
 LABELS = (".lbl", ".xml")

@@ -18,13 +18,20 @@ from typing import Any
 
 from lunar_processing.batch.crew import Crew, Task, entries
 from lunar_processing.batch.journal import NAME, STATUSES, Journal, read_journals
+from lunar_processing.batch.merge import Merged, merge
 from lunar_processing.batch.products import Product, find_products, sort_out, with_table
+from lunar_processing.batch.report import Told, write_report
 from lunar_processing.batch.where import Where, parse_where
-from lunar_processing.batch.work import MODULES, Order, now, told_of, unchanged
-from lunar_processing.errors import OutputError, ParameterError
+from lunar_processing.batch.work import Order, module_of, now, told_of, unchanged
+from lunar_processing.draft import Draft
+from lunar_processing.errors import LunarError, OutputError, ParameterError
+from lunar_processing.modelpack import sha256_of
+from lunar_processing.tools import size_frequency
+from lunar_processing.tools.rocks import COMPLETE_PX, POINTS
 
 BEGUN = "batch.json"
 PRODUCTS = "products"
+WRITTEN = ".merged.json"  # checksums of the merged files as they were written
 REPORT_EVERY = 0.1  # seconds between words on progress
 
 
@@ -113,8 +120,10 @@ def run_batch(wishes: Wishes, talk: Talk | None = None) -> Summary:
         tasks = list(_tasks(mine, known, wishes, identity, begun["epoch"]))
         talk.log("info", f"{len(mine)} products, {len(mine) - len(tasks)} of them done before.")
         pace = _work(tasks, wishes, journal, talk)
-    summary = _summary(products, wanted, skipped, mine, wishes.out)
-    facts = {"seconds": round(time.perf_counter() - started, 1), **pace, "outputs": _outputs(wishes)}
+        summary = _summary(products, wanted, skipped, mine, wishes.out)
+        facts = {"seconds": round(time.perf_counter() - started, 1), **pace, "outputs": _outputs(wishes)}
+        if wishes.part is None and wishes.merge:
+            facts["outputs"] |= _sum_up(wishes, identity, summary, skipped, facts, talk)
     return Summary(summary.counts, summary.entries, facts)
 
 
@@ -254,7 +263,7 @@ def _work(tasks: list[Task], wishes: Wishes, journal: Journal, talk: Talk) -> di
 
 def _crew(wishes: Wishes) -> Crew:
     """GPUs count for networks only."""
-    module = MODULES[wishes.order.tool]
+    module = module_of(wishes.order.tool)
     classical = (wishes.order.model or module.DEFAULT) in module.classical.METHODS
     crew = wishes.crew
     return Crew(crew.workers, crew.memory, crew.address, "cpu" if classical else wishes.order.device)
@@ -278,6 +287,82 @@ def _summary(
         if entry:
             found[product.name] = entry
     return Summary(counts, found)
+
+
+def _sum_up(
+    wishes: Wishes,
+    identity: Mapping[str, Any],
+    summary: Summary,
+    skipped: Mapping[str, str],
+    facts: Mapping[str, Any],
+    talk: Talk,
+) -> dict[str, str]:
+    """All products as one file, the sizes of all rocks, and the page about it; what was written."""
+    tool, out = wishes.order.tool, wishes.out
+    done = [entry for entry in summary.entries.values() if entry["status"] == "ok"]
+    warnings = _set_aside_what_was_edited(out)
+    merged, doubts = merge(done, out / PRODUCTS, tool, out) if done else ([], [])
+    _remember(out, [one.path for one in merged])
+    sizes = _sizes(merged, tool, out, warnings)
+    for warning in [*warnings, *doubts]:
+        talk.log("warning", warning)
+    outputs = {one.path.stem: str(one.path) for one in merged}
+    if sizes:
+        outputs["sizes"] = str(out / "sizes")
+    told = Told(
+        tool=tool,
+        order=identity,
+        counts=summary.counts,
+        entries=summary.entries,
+        skipped=skipped,
+        facts={**facts, "outputs": {**facts["outputs"], **outputs}},
+        merged=[one.path for one in merged],
+        sizes=sizes,
+        warnings=[*warnings, *doubts],
+    )
+    return {**outputs, "report": str(write_report(told, out / "report.html"))}
+
+
+def _set_aside_what_was_edited(out: Path) -> list[str]:
+    """A merged file that somebody has worked on since is not replaced: it gets another name."""
+    try:
+        known = json.loads((out / WRITTEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    said = []
+    for path in sorted(out.glob("merged*.gpkg")):
+        if path.name in known and sha256_of(path) != known[path.name]:
+            number = 1 + sum(1 for _ in out.glob(f"edited_*_{path.stem}.gpkg"))
+            kept = path.with_name(f"edited_{number}_{path.stem}.gpkg")
+            path.rename(kept)
+            said.append(f"{path.name} was edited since it was written; it is kept as {kept.name}.")
+    return said
+
+
+def _remember(out: Path, paths: list[Path]) -> None:
+    text = json.dumps({path.name: sha256_of(path) for path in paths})
+    with Draft(out / WRITTEN, overwrite=True) as draft:
+        draft.path.write_text(text + "\n", encoding="utf-8")
+        draft.publish()
+
+
+def _sizes(merged: list[Merged], tool: str, out: Path, warnings: list[str]) -> dict[str, Any] | None:
+    """Size-frequency of all rocks that have a place, each once, from the size on that is complete in the coarsest."""
+    if tool != "rocks" or not merged or not merged[0].body or not merged[0].counts["things"]:
+        return None
+    first = merged[0]
+    least = None if first.pixel_size is None else COMPLETE_PX * first.pixel_size
+    asked = size_frequency.Wishes(
+        rocks=f"{first.path}|layername={POINTS}",
+        folder=out / "sizes",
+        min_diameter=least,
+        overwrite=True,
+    )
+    try:
+        return dict(size_frequency.size_frequency(asked).facts)
+    except LunarError as error:
+        warnings.append(f"No sizes: {error}")
+        return None
 
 
 def _outputs(wishes: Wishes) -> dict[str, str]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,8 @@ from lunar_processing.batch.products import TOLD
 from lunar_processing.errors import Cancelled, LunarError, ModelError, NothingValid, OutputError, ParameterError
 from lunar_processing.modelpack import find_pack
 from lunar_processing.raster.image import open_image
-from lunar_processing.tools import anomalies, enhance, rocks
 from lunar_processing.tools.job import Options, Result
 
-MODULES = {"rocks": rocks, "anomalies": anomalies, "enhance": enhance}
 WISHES = {"rocks": ("min_diameter", "incidence"), "anomalies": ("top", "percentile", "min_distance"), "enhance": ()}
 EXTRAS = {"rocks": ("mask", "outlines"), "anomalies": ("scores", "heat", "chips"), "enhance": ()}
 
@@ -66,7 +65,7 @@ class Order:
 
     def model_sha256(self) -> str:
         """Of the weights; of a classical method nothing, for it is part of the engine."""
-        module = MODULES[self.tool]
+        module = module_of(self.tool)
         name = self.model or module.DEFAULT
         if name in module.classical.METHODS:
             return ""
@@ -79,18 +78,33 @@ class Order:
 
 
 def do(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Do a product and tell what came of it. What is wrong with it is told, too; a bug or lack of memory is raised."""
+    """Do a product and tell what came of it, also what is wrong with it. What nobody foresaw is tried twice."""
     started = time.perf_counter()
     entry: dict[str, Any] = {"product": task["name"], "path": task["path"], "worker": _worker()}
     try:
-        entry |= _done(task)
+        entry |= _tried(task)
     except Cancelled:
         raise
     except NothingValid as error:
         entry |= {"status": "empty", **_why(error)}
     except LunarError as error:
         entry |= {"status": "failed", **_why(error)}
+    except MemoryError:
+        cure = "use fewer workers, and --resume."
+        entry |= {"status": "failed", "code": "memory", "message": "There was not enough memory.", "cure": cure}
+    except Exception as error:  # told in words, for not every exception can travel between processes
+        what = f"The engine failed unexpectedly, twice: {type(error).__name__}: {error}."
+        entry |= {"status": "failed", "code": "error", "message": what[:1000], "cure": "report it."}
     return {**entry, "seconds": round(time.perf_counter() - started, 3), "when": now()}
+
+
+def _tried(task: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return _done(task)
+    except LunarError:
+        raise
+    except Exception:
+        return _done(task)
 
 
 def failed(task: Mapping[str, Any], code: str, message: str, cure: str) -> dict[str, Any]:
@@ -200,7 +214,14 @@ def _options(order: Order, task: Mapping[str, Any], told: Mapping[str, Any]) -> 
     )
 
 
+def module_of(tool: str) -> Any:
+    """The tool itself. A worker loads the one it needs: with all of them it takes four times as long to begin."""
+    return import_module(f"lunar_processing.tools.{tool}")
+
+
 def _rocks(options: Options, order: Order, told: Mapping[str, Any], stem: Path) -> Result:
+    from lunar_processing.tools import rocks
+
     points = f"{stem}.gpkg"
     wishes = rocks.Wishes(
         points=points,
@@ -213,6 +234,8 @@ def _rocks(options: Options, order: Order, told: Mapping[str, Any], stem: Path) 
 
 
 def _anomalies(options: Options, order: Order, told: Mapping[str, Any], stem: Path) -> Result:
+    from lunar_processing.tools import anomalies
+
     wishes = anomalies.Wishes(
         points=f"{stem}.gpkg",
         scores=f"{stem}_scores.tif" if "scores" in order.extras else None,
@@ -224,6 +247,8 @@ def _anomalies(options: Options, order: Order, told: Mapping[str, Any], stem: Pa
 
 
 def _enhance(options: Options, order: Order, told: Mapping[str, Any], stem: Path) -> Result:
+    from lunar_processing.tools import enhance
+
     return enhance.enhance(options, stem.with_name(f"{stem.name}.tif"))
 
 

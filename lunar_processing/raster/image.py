@@ -30,6 +30,8 @@ from lunar_processing.raster.complete import check_complete
 from lunar_processing.raster.product import Product, read_product
 from lunar_processing.raster.survey import Survey, survey
 
+# How the names of images end that are looked for in folders; a label stands for the data beside it.
+RASTERS = (".tif", ".tiff", ".png", ".vrt", ".jp2", ".img", ".cub", ".lbl", ".xml", ".bmp", ".jpg", ".jpeg")
 PLAIN_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 # Decoding is cheap beside computing, but one thread of DEFLATE would still be the first to fall behind.
 OPEN_OPTIONS = {"GTiff": {"NUM_THREADS": "ALL_CPUS"}}

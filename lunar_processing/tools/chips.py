@@ -12,6 +12,7 @@ from lunar_processing.grid import Window
 from lunar_processing.tools.sheet import write_png
 
 if TYPE_CHECKING:
+    from lunar_processing.raster.image import Image
     from lunar_processing.tools.job import Job
 
 SIDE = 256  # px of a chip, as far as whole pixels go
@@ -42,24 +43,27 @@ def write_chips(job: Job, folder: str | None, peaks: dict[str, np.ndarray]) -> l
     paths = []
     for rank, col, row, side in zip(*(peaks[name] for name in ("rank", "sample", "line", "window_px"))):
         path = place / f"{rank:04d}.png"
-        write_png(path, _chip(job, float(col), float(row), int(side)), overwrite=True)
+        write_png(path, chip(job.image, float(col), float(row), int(side)), overwrite=True)
         paths.append(path.resolve().as_posix())
     return paths
 
 
-def _chip(job: Job, col: float, row: float, side: int) -> np.ndarray:
-    """Grey, with a corner mark at each corner of the window; what is not valid is black."""
+def chip(image: Image, col: float, row: float, side: int) -> np.ndarray:
+    """The window of `side` px around a place and as much around it, grey (H, W), uint8.
+
+    A corner mark stands at each corner of the window; what is not valid is black.
+    """
     width = round(AROUND * side)
     left, top = round(col - width / 2), round(row - width / 2)
-    patch = job.image.read(Window(left, top, width, width))
+    patch = image.read(Window(left, top, width, width))
     low, high = np.percentile(patch.pixels[patch.valid], STRETCH) if patch.valid.any() else (0.0, 1.0)
     grey = np.clip((patch.pixels - low) / max(high - low, 1e-9), 0, 1) * 255
     zoom = max(1, SIDE // width)
-    chip = np.kron(np.where(patch.valid, grey, 0).astype(np.uint8), np.ones((zoom, zoom), np.uint8))
+    picture = np.kron(np.where(patch.valid, grey, 0).astype(np.uint8), np.ones((zoom, zoom), np.uint8))
     near, far, long = (zoom * (width - side) // 2, zoom * (width + side) // 2, max(4, zoom * side // 8))
     for at in (near, far):
         run = slice(at, at + long) if at == near else slice(at - long, at)
         for edge in (near, far):
-            chip[run, min(edge, len(chip) - 1)] = 255
-            chip[min(edge, len(chip) - 1), run] = 255
-    return chip
+            picture[run, min(edge, len(picture) - 1)] = 255
+            picture[min(edge, len(picture) - 1), run] = 255
+    return picture

@@ -16,13 +16,12 @@ from rasterio.features import rasterize
 from lunar_processing import planet
 from lunar_processing.errors import DataError, PlanetError
 from lunar_processing.grid import Grid
-from lunar_processing.raster.image import open_image
+from lunar_processing.raster.image import RASTERS, open_image
 from lunar_processing.tools.job import Job
 from lunar_processing.training.data import UNKNOWN
 from lunar_processing.vector import Layer, read_layer
 
 VECTORS = (".gpkg", ".shp", ".fgb", ".geojson", ".json")
-RASTERS = (".tif", ".tiff", ".png", ".vrt", ".jp2", ".img", ".cub", ".lbl", ".xml", ".bmp", ".jpg", ".jpeg")
 # Names of a diameter in the tables of people and of `lunar rocks`; those in metres come first.
 DIAMETERS_M = ("diam_eq_m", "diameter_m", "diam_m", "diameter", "diam", "d_m")
 DIAMETERS_PX = ("diam_eq_px", "diameter_px", "diam_px")

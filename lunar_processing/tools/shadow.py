@@ -16,7 +16,6 @@ from lunar_processing.classical.enhance import Profiles, offsets
 from lunar_processing.classical.noise import Noise
 from lunar_processing.modelpack import Pack
 from lunar_processing.pipeline import BATCH_PIXELS, Step
-from lunar_processing.simulate.sensor import RESPONSIVITY
 from lunar_processing.tools.loaded import loaded
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ def camera_noise(image: Image) -> Noise:
     side = {"NACL": "left", "NACR": "right"}.get(product.instrument or "")
     if not (side and product.exposure_ms and image.unit == "I/F"):
         return noise
+    from lunar_processing.simulate.sensor import RESPONSIVITY  # which needs torch, and most images do not
+
     unit = 1.0 / (RESPONSIVITY[side] * product.exposure_ms)  # I/F of a DN
     # The pixels of a map are means of several: they may have less noise than the camera.
     return of_camera(noise, image.survey.percentile(50), unit, as_taken=not image.grid.georeferenced)
