@@ -40,6 +40,10 @@ examples:
   lunar batch rocks strips/ --out night --workers 8 --where "incidence < 80 and pixel_size < 2"
   lunar batch anomalies strips/ --out night --top 20 --resume
   lunar batch enhance products.csv --out psr --table CUMINDEX.LBL --dask tcp://head:8786""",
+    "reproduce": """
+examples:
+  lunar reproduce rocks.gpkg
+  lunar reproduce shadow.tif --image moved/M1333276014RE.cub --json""",
     "simulate": """
 examples:
   lunar simulate moon/ --count 16 --contact-sheet
@@ -211,6 +215,15 @@ def _batch(given: argparse.Namespace, console: Console) -> int:
     facts = {"counts": dict(summary.counts), **summary.facts}
     console.result(facts, run.in_words(summary))
     return 0 if summary.complete else 1
+
+
+def _reproduce(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools.reproduce import in_words, reproduce
+
+    image = Path(given.image) if given.image else None
+    facts = reproduce(given.output, image, [Path(p) for p in given.models_dir], _report(console))
+    console.result(facts, in_words(facts))
+    return 0 if facts["identical"] else 1
 
 
 def _part(text: str | None) -> tuple[int, int] | None:
@@ -428,6 +441,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "rocks": _rocks,
     "rocksizefrequency": _size_frequency,
     "batch": _batch,
+    "reproduce": _reproduce,
     "models": _models,
     "info": _info,
     "simulate": _simulate,
@@ -508,6 +522,11 @@ def _parser() -> argparse.ArgumentParser:
     _rocks_parser(commands)
     _sizes_parser(commands)
     _batch_parser(commands)
+    again = _command(commands, "reproduce", "Make an output again from what it says of itself, and compare.")
+    again.add_argument("output", metavar="OUTPUT", help="raster or layer that enhance, anomalies or rocks has written")
+    again.add_argument("--image", metavar="FILE", help="where its input is now, if not where it was")
+    _models_dir(again)
+    _run_arguments(again)
     models = _command(commands, "models", "List the methods and models there are.")
     models.add_argument("--task", choices=("enhance", "anomalies", "rocks"), help="only those of one tool")
     _models_dir(models)

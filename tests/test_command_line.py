@@ -68,6 +68,7 @@ OPTIONS = {
     "batch": "--json --model --models-dir --band --device --format --out --resume --where --table --part --workers "
     "--memory --dask --quiet --min-diameter --incidence --mask --outlines --top --percentile --min-distance --scores "
     "--heat --chips --pixel-size --body --sun-azimuth --progress --watch-stdin",
+    "reproduce": "--json --image --models-dir --progress --watch-stdin",
     "simulate": "--json --recipe --size --count --seed --pixel-size --incidence --sun-azimuth --objects --crs --centre "
     "--dtype --contact-sheet --device --overwrite --format --progress --watch-stdin",
     "train": "--json --images --out --band --labels --area --from --models-dir --classes --validation --split "

@@ -10,14 +10,13 @@ given to another; what has brought down two is reported as failed, and the rest 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import queue
 import shutil
 import subprocess
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,29 +74,22 @@ def _here(tasks: Iterable[Task], cancelled: Callable[[], bool]) -> Iterator[tupl
 
 
 def _by_dask(tasks: Iterable[Task], crew: Crew, cancelled: Callable[[], bool]) -> Iterator[tuple[Task, Entry]]:
-    waiting = iter(tasks)
-    first = next(waiting, None)
-    if first is None:
+    waiting = deque(tasks)
+    if not waiting:
         return
-    waiting = itertools.chain([first], waiting)
     with _hands(crew) as hands:
         strikes: Counter[str] = Counter()
-        while True:
-            for worker in hands.free():
-                task = next(waiting, None)
-                if task is None:
-                    break
-                hands.send(task, worker)
-            if not hands.running:
-                return
+        while waiting or hands.running:
             if cancelled():
                 raise Cancelled("The run was cancelled.")
+            for worker in hands.free()[: len(waiting)]:
+                hands.send(waiting.popleft(), worker)
             for task, entry in hands.news():
                 strikes[task["name"]] += entry is None
                 if entry is not None:
                     yield task, entry
                 elif strikes[task["name"]] < TRIES:
-                    waiting = itertools.chain([task], waiting)
+                    waiting.appendleft(task)
                 else:
                     yield task, failed(task, "worker", *DEADLY)
 

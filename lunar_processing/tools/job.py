@@ -46,6 +46,11 @@ class Options:
         if self.sun_azimuth is not None and not (-360 <= self.sun_azimuth <= 360):
             raise ParameterError(f"A sun azimuth of {self.sun_azimuth}° is not possible.", "give 0 to 360 degrees.")
 
+    def asked(self) -> dict[str, Any]:
+        """What the user said of the image and the results, as far as anything was said."""
+        names = ("band", "pixel_size", "body", "sun_azimuth", "file_format")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
 
 @dataclass
 class Report:
@@ -114,7 +119,9 @@ class Job:
 
     def record(self, model: Mapping[str, Any], parameters: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
         """The provenance of what this job makes, as JSON."""
-        said = {"band": self.image.band, "pixel_size": self.pixel_size, "body": self.body and self.body.name}
+        body = self.body.name if self.body else None
+        said: dict[str, Any] = {"band": self.image.band, "pixel_size": self.pixel_size, "body": body}
+        said["asked"] = self.options.asked()  # apart from what was found out: enough to ask it again
         sources = [{**provenance.file_facts(path), "product_id": self.product_id} for path in self.image.files]
         return provenance.record(
             self.tool, sources, model, {**said, **parameters}, self.device, counts, self.seconds, self.warnings
