@@ -17,8 +17,11 @@ from qgis_helpers import Qgis
 from running import lunar
 from test_losses import made_up_weights
 
-from lunar_processing.modelpack import Card, Pack, save_pack
+from lunar_processing.classical.noise import Noise
+from lunar_processing.modelpack import Card, Pack, read_pack, save_pack
 from lunar_processing.networks.cyclegan import TOKENS, Critic, Generator
+from lunar_processing.simulate import scenes
+from lunar_processing.tools.illustration import ILLUSTRATION, illustrate
 from lunar_processing.training import losses
 from lunar_processing.training.data import Batch, Picture, crops, dice
 from lunar_processing.training.loop import Plan, State, Task, train
@@ -27,6 +30,7 @@ from lunar_processing.training.recipes.cyclegan import Memory, stretched
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "psr-cyclegan"
 HALO = cyclegan.RECIPE.card.halo
 SMALL = {"width": 8, "deepest": 16, "residuals": 1}
 
@@ -192,6 +196,23 @@ def test_sets_of_one_kind_are_near_and_of_two_kinds_far() -> None:
     some, more = (torch.randn(400, 3, generator=dice(5, k)) for k in (0, 1))
     assert abs(float(losses.energy_distance(some, more))) < 0.05
     assert float(losses.energy_distance(some, more + 3.0)) > 3.0
+
+
+# ---- the shipped model -------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_painter_is_small_and_paints_nearer_to_what_is_there_than_the_image_it_was_given() -> None:
+    if not SHIPPED.is_dir():
+        pytest.skip("the model psr-cyclegan is not installed here")
+    pack = read_pack(SHIPPED)
+    assert pack.card.output == ILLUSTRATION
+    assert (SHIPPED / "weights.safetensors").stat().st_size < 3 << 20
+    truth = scenes.draw("psr", 1, 77, size=192).ideal[0].double().numpy()
+    truth *= 10 / truth.mean()
+    image = truth + np.random.default_rng(0).normal(0, 1.6, truth.shape)  # DN
+    made = illustrate(pack, image, Noise(a=2.6, b=0.02, black=0.0, least=0.1)).astype(float)
+    likeness = [np.corrcoef(x.ravel(), truth.ravel())[0, 1] for x in (image, made)]
+    assert likeness[1] > likeness[0] + 0.02
 
 
 # ---- the tool ----------------------------------------------------------------------------------------------------

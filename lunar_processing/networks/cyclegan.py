@@ -175,9 +175,9 @@ class _SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         there = self.whole(x).expand(len(x), -1, -1)[..., None]  # (N, C, places, 1)
-        keys, values = (part(there).flatten(2).mT for part in (self.key, self.value))
-        taken = functional.scaled_dot_product_attention(self.query(x).flatten(2).mT, keys, values)
-        return x + self.share * taken.mT.reshape(x.shape)
+        keys, values = (part(there).flatten(2).transpose(1, 2) for part in (self.key, self.value))
+        taken = functional.scaled_dot_product_attention(self.query(x).flatten(2).transpose(1, 2), keys, values)
+        return x + self.share * taken.transpose(1, 2).reshape(x.shape)
 
 
 class _Residual(nn.Module):
