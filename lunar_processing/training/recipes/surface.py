@@ -174,7 +174,8 @@ def _published(name: str, plan: Published, repaired: bool) -> Recipe:
 
 # ---- our own -----------------------------------------------------------------------------------------------------
 
-WEIGHTS = (1.0, 3.0, 3.0, 1.0)  # rocks are a few pixels in a hundred
+WEIGHTS = (1.0, 6.0, 3.0, 1.0)  # rocks are a few pixels in a hundred
+OF_ROCKS = (1.0, 2.0)  # the same of no rock, and of a rock of any size
 SIMULATED, WEAK, CLOSE = 1, 1, 2  # of eight windows; the rest are of whole renders
 HIDDEN_SKY = 0.5  # share of windows in which black sky is MIDDLE, as the tool shows what is not valid
 OWN_RANGE = 0.5  # share of windows that are stretched by themselves, as an image without sky would be
@@ -186,7 +187,7 @@ VISIBLE_PX = 12  # a simulated rock of fewer pixels is neither asked for nor for
 def task(lesson: Lesson) -> Task:
     """Cross entropy and Dice; what has been learnt from ImageNet is led on more slowly."""
     net = lesson.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    weights = torch.tensor(WEIGHTS)
+    weights, of_rocks = torch.tensor(WEIGHTS), torch.tensor(OF_ROCKS)
 
     def step(batch: Batch, state: State) -> Mapping[str, Tensor]:
         with state.precision():
@@ -195,7 +196,7 @@ def task(lesson: Lesson) -> Task:
         found = {
             "cross_entropy": losses.cross_entropy(logits, labels, weights.to(logits.device)),
             "dice": losses.dice(logits, labels),
-            "rocks": losses.cross_entropy(_any_rock(logits), _rock_or_not(batch["mask"])),
+            "rocks": losses.cross_entropy(_any_rock(logits), _rock_or_not(batch["mask"]), of_rocks.to(logits.device)),
         }
         state.descend("net", torch.stack(list(found.values())).sum())
         return found
