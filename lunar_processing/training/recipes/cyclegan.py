@@ -301,5 +301,5 @@ RECIPE = Recipe(
     steps=4000,
     keep="float16",
     schedule="second-half",
-    validations=6,
+    validations=4,
 )  # fmt: skip
