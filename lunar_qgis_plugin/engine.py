@@ -14,11 +14,13 @@ import queue
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 from qgis.core import QgsApplication, QgsProcessingException, QgsProcessingFeedback, QgsSettings
 from qgis.PyQt.QtCore import QCoreApplication, QEventLoop, QThread
@@ -36,6 +38,7 @@ STAGES = {
     "look": "Looking at the image",
     "profile": "Learning what is usual in the image",
     "work": "Computing",
+    "products": "Doing the images",
     "finish": "Completing the files",
 }
 SILENT = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # no black console window on Windows
@@ -114,8 +117,10 @@ def environment() -> dict[str, str]:
 # -- running ------------------------------------------------------------------------------------------------------
 
 
-def run_tool(arguments: list[str], feedback: QgsProcessingFeedback, outputs: Iterable[str] = ()) -> dict:
-    """Run `lunar ARGUMENTS…` to its end and return its result event.
+def run_tool(
+    arguments: list[str], feedback: QgsProcessingFeedback, outputs: Iterable[str] = (), partly: bool = False
+) -> dict:
+    """Run `lunar ARGUMENTS…` to its end and return its result event; with `partly` also where parts have failed.
 
     Progress, log and warnings go to `feedback`. Every other end than a complete result raises a
     QgsProcessingException that says the cure; unfinished versions of the files `outputs` are then deleted.
@@ -130,7 +135,7 @@ def run_tool(arguments: list[str], feedback: QgsProcessingFeedback, outputs: Ite
     except BaseException:
         sweep(outputs)
         raise
-    if code == 0 and telling.result is not None:
+    if (code == 0 or partly) and telling.result is not None:
         return telling.result
     sweep(outputs)
     raise QgsProcessingException(_reason(code, telling, complaint, python))
@@ -190,6 +195,12 @@ def run_process(
     for reader in readers:
         reader.join(PATIENCE_S)
     return code, "".join(tail).strip()
+
+
+def layers_of(geopackage: str) -> set[str]:
+    """The layers of features of a GeoPackage."""
+    with contextlib.closing(sqlite3.connect(f"file:{quote(geopackage)}?mode=ro", uri=True)) as database:
+        return {str(name) for (name,) in database.execute("SELECT table_name FROM gpkg_contents")}
 
 
 def spoken(command: list[str]) -> str:

@@ -1,5 +1,6 @@
 """The tools, as QGIS shows them."""
 
+from .batch import Batch
 from .enhance_psr import EnhancePsr
 from .rock_size_frequency import RockSizeFrequency
 from .score_anomalies import ScoreAnomalies
@@ -7,4 +8,4 @@ from .segment_rocks import SegmentRocks
 from .set_up_engine import SetUpEngine
 from .simulate_scene import SimulateScene
 
-ALGORITHMS = (EnhancePsr, ScoreAnomalies, SegmentRocks, RockSizeFrequency, SimulateScene, SetUpEngine)
+ALGORITHMS = (EnhancePsr, ScoreAnomalies, SegmentRocks, RockSizeFrequency, SimulateScene, Batch, SetUpEngine)
