@@ -46,7 +46,7 @@ class Effort:
     """Scenes for thresholds and sizes, for each point of the limits, and their side in px."""
 
     scenes: int = 64
-    each: int = 4
+    each: int = 12
     size: int = 256
 
 
@@ -60,8 +60,8 @@ BARE = replace(GROUND, rock_share=(1e-9, 1e-8), blocks=0.0)
 STRANGE = replace(GROUND, photometry="hapke", hurst=(0.6, 0.8), slope_deg=(1.0, 5.0), crater_density=(0.02, 0.12))
 MIXTURE = ((GROUND, 0.4), (STRANGE, 0.4), (BARE, 0.2))
 LIMITS: Mapping[str, tuple[Sequence[float], Callable[[float], SceneRecipe]]] = {
-    "incidence_deg": ((10, 20, 30, 45, 60, 70, 75, 80, 84), lambda v: replace(GROUND, incidence_deg=(v, v))),
-    "noise": ((40, 80, 160, 400), lambda v: replace(GROUND, signal_dn=(v, v), incidence_deg=(40.0, 70.0))),
+    "incidence_deg": ((10, 20, 30, 45, 60, 70, 75, 80, 84), lambda v: replace(STRANGE, incidence_deg=(v, v))),
+    "noise": ((40, 80, 160, 400), lambda v: replace(STRANGE, signal_dn=(v, v), incidence_deg=(40.0, 70.0))),
 }
 
 
