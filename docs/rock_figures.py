@@ -103,15 +103,15 @@ def heights_table(numbers: Mapping[str, Any]) -> str:
 
 
 def curve_table(name: str, points: Mapping[str, Any]) -> str:
-    """F1 of ours and of the classical method along a curve."""
+    """F1 of ours and of the classical method along a curve, and how far off our diameters are."""
     models = [m for m in next(iter(points.values())) if m != "noise"]
-    head = "".join(f" {model}, {size} |" for model in models for size in CLASSES)
-    noisy = "signal" in name
-    rows = [f"| {name} |{' noise |' if noisy else ''}{head}", "| ---: |" + " ---: |" * (head.count("|") + noisy)]
+    shown = [(model, size) for model in models for size in CLASSES]
+    heads = [name, "noise", *(f"{model}, {size}" for model, size in shown), f"bias of diameters, {OURS}, 5 px and more"]
+    rows = ["| " + " | ".join(heads) + " |", "|" + " ---: |" * len(heads)]
     for value, told in points.items():
-        noise = f" {told['noise']:.3f} |" if noisy else ""
-        f1 = "".join(f" {number(told[model][size]['f1'])} |" for model in models for size in CLASSES)
-        rows.append(f"| {value} |{noise}{f1}")
+        f1 = [number(told[model][size]["f1"]) for model, size in shown]
+        bias = percent(told[OURS][list(CLASSES)[1]]["diameter_bias"], "+")
+        rows.append("| " + " | ".join([value, f"{told['noise']:.3f}", *f1, bias]) + " |")
     return "\n".join(rows)
 
 

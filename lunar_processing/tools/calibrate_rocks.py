@@ -38,7 +38,8 @@ HEIGHTS = np.array([20.0, 85.0])  # degrees of incidence, between which a straig
 FEW = 25  # pairs that say nothing yet
 QUANTILES = np.array([0.02, 0.1, 0.25, 0.45, 0.65, 0.8, 0.9, 0.96, 0.99])
 SMALLEST = 2.2  # px: pairs of smaller true rocks do not tell how large rocks are
-LOWEST_F1 = {"3-5 px": 0.6, "5 px and more": 0.75}  # less is not called working
+LOWEST_F1 = {"3-5 px": 0.6, "5 px and more": 0.75}  # less is not called working …
+LARGEST_BIAS = 0.12  # … nor are diameters that are more wrong than this in the median, as a share
 
 
 @dataclass(frozen=True)
@@ -227,8 +228,9 @@ def _limits(folder: Path, effort: Effort, place: Path) -> dict[str, list[float]]
         for value in values:
             made = _draw(recipe(value), effort.each, effort, place, number)
             pooled = tally([(s.true, _all(folder, s)) for s in made])
-            f1 = {c: scores(pooled, *limits)["f1"] for c, limits in scenes.CLASSES.items()}
-            if all(not f1[c] < least for c, least in LOWEST_F1.items()):
+            told = {c: scores(pooled, *limits) for c, limits in scenes.CLASSES.items()}
+            found = all(not told[c]["f1"] < least for c, least in LOWEST_F1.items())
+            if found and not any(abs(one["diameter_bias"]) > LARGEST_BIAS for one in told.values()):
                 good.append(value if name != "noise" else float(np.median([s.noise for s in made])))
         if good:
             works[name] = [0.0 if name == "noise" else float(min(good)), float(f"{max(good):.3g}")]
