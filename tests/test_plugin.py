@@ -78,11 +78,13 @@ def results(qgis, image, tmp_path_factory):
 def test_the_provider_and_its_algorithms_are_listed(qgis):
     told = qgis.process("--json", "list")
     lunar = json.loads(told.stdout)["providers"]["lunar"]["algorithms"]
-    assert sorted(lunar) == sorted([*TOOLS, "lunar:rocksizefrequency", "lunar:simulatescene", "lunar:setupengine"])
+    others = ("lunar:rocksizefrequency", "lunar:simulatescene", "lunar:batch", "lunar:setupengine")
+    assert sorted(lunar) == sorted([*TOOLS, *others])
     assert {name: lunar[name]["group"] for name in lunar} == {
         **dict.fromkeys(TOOLS, "Images"),
         "lunar:rocksizefrequency": "Rocks",
         "lunar:simulatescene": "Simulation",
+        "lunar:batch": "Batch",
         "lunar:setupengine": "Engine",
     }
 

@@ -19,7 +19,15 @@ from lunar_processing.modelpack import CARD, Card, read_pack
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [
     REPOSITORY / name
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/models.md", "docs/rocks.md", "docs/training.md")
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/models.md",
+        "docs/batch.md",
+        "docs/rocks.md",
+        "docs/training.md",
+    )
 ]
 LIMIT_BYTES = 60 * 2**20
 

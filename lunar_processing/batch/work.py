@@ -187,7 +187,7 @@ def _look(options: Options) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         cols = np.concatenate([t, np.ones(8), 1 - t, np.zeros(8)]) * grid.width
         rows = np.concatenate([np.zeros(8), t, np.ones(8), 1 - t]) * grid.height
         lon, lat = planet.lonlat(grid, cols, rows, body)
-        outline = np.stack([lon, lat], 1).round(6).tolist() if np.isfinite(lon).all() else None
+        outline = np.stack([lon, lat], 1).round(9).tolist() if np.isfinite(lon).all() else None
         place = {"product_id": image.product.id, "width": grid.width, "height": grid.height, "outline": outline}
         place["body"] = body.name if body else None
         size = planet.metres_per_pixel(grid, grid.width / 2, grid.height / 2, body)
