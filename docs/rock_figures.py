@@ -160,7 +160,7 @@ def curves(report: Mapping[str, Any]) -> None:
         place.set(xlabel=curve, ylabel="F1", ylim=(0, 1), xscale="log" if "DN" in curve else "linear")
         place.grid(alpha=0.3)
     places.flat[0].legend(fontsize=7, loc="lower center")
-    figure.savefig(DOCS / "images" / "rocks_curves.png", dpi=75)
+    figure.savefig(DOCS / "images" / "rocks_curves.png", dpi=65)
     plt.close(figure)
 
 
@@ -205,7 +205,7 @@ def pictures(data: Path) -> None:
                                 color="red" if diameter >= 3 else "orange")  # fmt: skip
             row[1].add_patch(circle)
         row[0].set_title(Path(name).name.partition(".")[0].partition("_")[0], fontsize=10)
-    figure.savefig(DOCS / "images" / "rocks_real.jpg", dpi=75, pil_kwargs={"quality": 80})
+    figure.savefig(DOCS / "images" / "rocks_real.jpg", dpi=62, pil_kwargs={"quality": 72})
     plt.close(figure)
 
 
