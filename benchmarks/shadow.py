@@ -1,6 +1,6 @@
 """How fast `lunar enhance` sees into shadow, from file to file, beside a network that does nothing.
 
-    python -m benchmarks.shadow [--model ID] [--rows N]
+    python -m benchmarks.shadow [--model ID] [--rows N] [--device openvino]
 
 Prints JSON: megapixels a second, processor seconds a megapixel, the ratio to the identity network in the same tool, and
 how busy the machine was with other things. On a busy machine the processor seconds say more than the rate.
@@ -30,10 +30,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="psr-physics", help="ID or folder of the model (default psr-physics)")
     parser.add_argument("--rows", type=int, default=ROWS, help=f"of the image of {WIDTH} px (default {ROWS})")
+    parser.add_argument("--device", default="cpu", help="cpu or openvino (default cpu)")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        _enhance(*given.child)
+        _enhance(*given.child, given.device)
         return 0
     with tempfile.TemporaryDirectory(prefix="lunar-bench-") as folder:
         place = Path(folder)
@@ -41,15 +42,8 @@ def main() -> int:
         runs: dict[str, list[dict]] = {given.model: [], "identity": []}
         for _ in range(REPEATS):
             for name, model in ((given.model, given.model), ("identity", str(same))):
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.shadow",
-                    "--child",
-                    model,
-                    str(image),
-                    str(place / "out.tif"),
-                ]
+                command = [sys.executable, "-m", "benchmarks.shadow", "--device", given.device, "--child"]
+                command += [model, str(image), str(place / "out.tif")]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 runs[name].append(json.loads(done.stdout.splitlines()[-1]))
     megapixels = WIDTH * given.rows / 1e6
@@ -58,6 +52,7 @@ def main() -> int:
     rate = megapixels / best[given.model]
     facts = {
         "model": given.model,
+        "device": given.device,
         "megapixels": round(megapixels, 2),
         "mpx_per_s": round(rate, 2),
         "bound": f"{WANTED:g} Mpx/s or more",
@@ -75,13 +70,13 @@ def main() -> int:
     return 0 if facts["within"] else 1
 
 
-def _enhance(model: str, image: str, out: str) -> None:
+def _enhance(model: str, image: str, out: str, device: str) -> None:
     """One run of the tool, the loading of the network included."""
     from lunar_processing.tools.enhance import enhance
     from lunar_processing.tools.job import Options
 
     began, used = time.perf_counter(), _processor_s()
-    enhance(Options(Path(image), model=model, overwrite=True, device="cpu"), Path(out))
+    enhance(Options(Path(image), model=model, overwrite=True, device=device), Path(out))
     print(
         json.dumps({"seconds": round(time.perf_counter() - began, 2), "processor_s": round(_processor_s() - used, 2)})
     )
