@@ -1,6 +1,6 @@
 """Rocks from orbit: speed beside a U-Net with a ResNet18 encoder, a whole strip, what both learn in the same steps.
 
-python -m benchmarks.rocks speed             file to file, 2048 × 2048 px with rocks, both networks in turns
+python -m benchmarks.rocks speed             file to file, 1024 × 1024 px with rocks, both networks in turns
 python -m benchmarks.rocks strip DIR         52,224 × 5,064 px with 100,000 rocks into DIR: time, memory, GeoPackage
 python -m benchmarks.rocks equal NAC_CDR     both networks taught the same batches, `--steps` of them, and measured
 """
@@ -41,7 +41,7 @@ STONY = replace(orbit.SCENES, incidence_deg=(60.0, 60.0), sun_azimuth_deg=(270.0
                 pixel_size_m=(PIXEL_M, PIXEL_M), rock_share=(1e-2, 4e-2))  # fmt: skip
 SPARSE = replace(STONY, rock_share=(1.5e-3, 4e-3))  # about 100 rocks a scene
 SIDE = 512
-STRIP = 52_224, 5_064  # rows and columns of a raw image of the Narrow Angle Camera
+STRIP = 52_224, 5_064  # rows, columns of a raw image of the Narrow Angle Camera
 REPEATS = 3
 TIMES = 3.0  # as quick as ResNet18, at least
 PEAK_MIB = 2048
@@ -53,6 +53,8 @@ def main() -> int:
     parser.add_argument("what", choices=("speed", "strip", "equal"))
     parser.add_argument("folder", nargs="?", type=Path, help="where the strip goes, or the real images to learn from")
     parser.add_argument("--steps", type=int, default=150, help="of the training of both (default 150)")
+    parser.add_argument("--rows", type=int, default=STRIP[0], help="of the strip (default 52,224: the whole of it)")
+    parser.add_argument("--dense", action="store_true", help="ten times as many rocks: 100,000 in a quarter of a strip")
     parser.add_argument("--model", default=OURS, help="an id or a folder (default rocks-orbital)")
     given = parser.parse_args()
     if given.what != "speed" and given.folder is None:
@@ -60,7 +62,7 @@ def main() -> int:
     load = os.getloadavg()[0]  # of others: on a busy machine only the time on the processor means something
     facts = {
         "speed": lambda: speed(given.model),
-        "strip": lambda: strip(given.folder, given.model),
+        "strip": lambda: strip(given.folder, given.model, given.rows, given.dense),
         "equal": lambda: equal(given.folder, given.steps),
     }[given.what]()
     print(json.dumps({**facts, "threads": torch.get_num_threads(), "load_before": round(load, 1)}, indent=2))
@@ -90,7 +92,7 @@ def options_for(path: Path, model: str) -> Options:
 # ---- speed -------------------------------------------------------------------------------------------------------
 
 
-def speed(model: str, side: int = 2048) -> dict:
+def speed(model: str, side: int = 1024) -> dict:
     """Valid pixels a second from file to file, the best of some runs; also for a second of processor time."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -136,7 +138,7 @@ def resnet_card(outputs: int) -> Card:
 # ---- a whole strip -----------------------------------------------------------------------------------------------
 
 
-def strip(folder: Path, model: str) -> dict:
+def strip(folder: Path, model: str, rows: int = STRIP[0], dense: bool = False) -> dict:
     """100,000 rocks of 264 million pixels in one GeoPackage; peak memory of this process, which did nothing else."""
     import resource
 
@@ -144,7 +146,7 @@ def strip(folder: Path, model: str) -> dict:
     image = folder / "strip.tif"
     if not image.exists():  # by another process, whose memory is not counted
         draw = "import sys; from pathlib import Path; from benchmarks import rocks as r"
-        draw += "; r.stony_ground(Path(sys.argv[1]), *r.STRIP, recipe=r.SPARSE)"
+        draw += f"; r.stony_ground(Path(sys.argv[1]), {rows}, {STRIP[1]}, recipe=r.{'STONY' if dense else 'SPARSE'})"
         subprocess.run([sys.executable, "-c", draw, str(image)], check=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began, busy = time.perf_counter(), time.process_time()
@@ -152,8 +154,9 @@ def strip(folder: Path, model: str) -> dict:
     done = segment_rocks(options_for(image, model), Wishes(str(out), area=f"{out}|layername=searched_area",
                                                            incidence=60.0))  # fmt: skip
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    megapixels = STRIP[0] * STRIP[1] / 1e6
+    megapixels = rows * STRIP[1] / 1e6
     return {
+        "rows": rows,
         "rocks": done.counts["rocks"],
         "seconds": round(time.perf_counter() - began, 1),
         "processor_seconds": round(time.process_time() - busy, 1),
