@@ -132,8 +132,8 @@ def speed_table(speed: Mapping[str, Any], strip: Mapping[str, Any]) -> str:
     rows.append(f"| ratio | {speed['ratio']:.1f} | {speed['ratio_of_processor_time']:.1f} |")
     minutes, busy = (strip[name] / 60 for name in ("seconds", "processor_seconds"))
     facts = (
-        f"The strip: {strip['rocks']:,} rocks in {minutes:.0f} minutes ({busy:.0f} of processor time), at most "
-        f"{strip['peak_mib']:,} MiB of memory, a GeoPackage of {strip['gpkg_mib']:.0f} MiB. "
+        f"A strip of {strip['rows']:,} × 5,064 px: {strip['rocks']:,} rocks in {minutes:.0f} minutes ({busy:.0f} of "
+        f"processor time), at most {strip['peak_mib']:,} MiB of memory, a GeoPackage of {strip['gpkg_mib']:.0f} MiB. "
         f"Threads: {speed['threads']} and {strip['threads']}; other work on the machine meanwhile (load): "
         f"{speed['load_before']:.0f} and {strip['load_before']:.0f}."
     )
