@@ -166,6 +166,22 @@ def hapke_on_flat(incidence: float) -> float:
     return light.reflectance(plain(1, 5), 0.0, incidence, "hapke").mean().item() / 0.2
 
 
+@pytest.mark.parametrize(("reach", "shortest"), [(4, 2.4), (7, 2.25)])
+def test_slopes_are_those_of_the_waves_that_the_ground_is_made_of(reach, shortest):
+    at = torch.arange(200.0)
+    for length in (shortest, 3.0, 5.0, 40.0):
+        wave = 2 * math.pi / length
+        ground = with_height(plain(size=200, pixel=0.5), (torch.sin(wave * at) * 0.5).expand(1, 200, 200).clone())
+        right, down = light.slopes(ground, reach)
+        amplitude = right[0, 100, 20:-20].abs().max() / wave
+        assert 0.85 < amplitude < 1.12
+        assert down.abs().max() < 1e-4
+    plane = with_height(plain(pixel=0.5), (torch.arange(129.0) * 0.2)[None, :, None].expand(1, 129, 129).clone())
+    right, down = light.slopes(plane, reach)
+    assert right[0, 20:-20, 20:-20].abs().max() < 1e-4
+    assert torch.allclose(down[0, 20:-20, 20:-20], torch.tensor(0.4), atol=1e-4)
+
+
 def test_hapke_without_roughness_and_surge_against_the_formula(monkeypatch):
     """Isotropic scattering: w/4 · μ0/(μ0 + μ) · H(μ0)·H(μ), by hand with Hapke's 1981 approximation of H."""
     w, incidence = 0.3, 50.0

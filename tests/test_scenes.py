@@ -105,7 +105,7 @@ def test_shadows_in_the_picture_are_where_no_sun_is_seen():
     assert 0.005 < float(dark.float().mean()) < 0.9
     assert float(made.reflectance[dark].max()) < 0.15 * float(made.reflectance[~dark].mean())  # scattered light
     # And the camera leaves them dark: read noise, echo and blur of their neighbours are all there is.
-    assert float(made.image[dark].mean()) < 0.2 * float(made.image[~dark].mean())
+    assert float(made.image[dark].mean()) < 0.25 * float(made.image[~dark].mean())
 
 
 def test_shadows_fall_into_the_scene_from_outside():

@@ -23,9 +23,13 @@ HIGHEST = 87.0  # degrees of elevation: no slope throws a shadow when the sun is
 # Half the width in pixels over which the edge of a shadow fades, since a pixel is an area and not a point. Less than
 # the distance to the nearest neighbour, so that lit slopes that look at the horizon just above it stay lit.
 SOFT = 0.2
-# Weights of z[+k] - z[-k], k = 1…4, for the rise over a pixel: least squares to the true derivative of waves from
-# 2.3 px on, exact for planes.
-DERIVATIVE = (0.9645, -0.4299, 0.2267, -0.0712)
+# Weights of z[+k] - z[-k], k = 1, 2, …, for the rise over a pixel, by how far they reach: least squares to the true
+# derivative of waves from 2.3 px and from 2.15 px on, exact for planes.
+DERIVATIVES = {
+    4: (0.9645, -0.4299, 0.2267, -0.0712),
+    7: (0.9875, -0.4758, 0.2975, -0.2028, 0.1414, -0.0944, 0.0346),
+}
+REACH = 4  # of these, where nothing else is asked for
 
 
 # ---- shadows -----------------------------------------------------------------------------------------------------
@@ -187,15 +191,19 @@ def reflectance(
     incidence: Value,
     photometry: str = "lunar-lambert",
     view: tuple[float, float, float] = (0.0, 0.0, 1.0),
+    reach: int = REACH,
 ) -> Tensor:
-    """I/F (B, H, W) of ground that sees the whole sun; `view` points to the camera: right, down, up in the image."""
+    """I/F (B, H, W) of ground that sees the whole sun; `view` points to the camera: right, down, up in the image.
+
+    `reach`: pixels on either side that slopes are taken from, one of `DERIVATIVES`.
+    """
     law = law_of(photometry)
     sun = towards_sun(ground, sun_azimuth, incidence)
     eye = torch.tensor(view, device=ground.device, dtype=torch.float32)
     if not float(eye.norm()) > 0 or view[2] <= 0:
         raise ParameterError(f"A view from {view} is not from above.", "give a direction whose third part is positive.")
     eye = (eye / eye.norm())[:, None, None, None]
-    return shade(*slopes(ground), ground.albedo, eye, sun, law)
+    return shade(*slopes(ground, reach), ground.albedo, eye, sun, law)
 
 
 def sunlit(
@@ -204,10 +212,11 @@ def sunlit(
     incidence: Value,
     photometry: str = "lunar-lambert",
     sun_radius: float = SUN_RADIUS,
+    reach: int = REACH,
 ) -> tuple[Tensor, Tensor]:
     """I/F of ground in the sun, black in the shadows, and the share of the sun that each pixel sees."""
     seen = lit(ground.height, ground.pixel_size, sun_azimuth, incidence, sun_radius)
-    return reflectance(ground, sun_azimuth, incidence, photometry) * seen, seen
+    return reflectance(ground, sun_azimuth, incidence, photometry, reach=reach) * seen, seen
 
 
 @dataclass(frozen=True)
@@ -266,23 +275,24 @@ def shade(east: Tensor, south: Tensor, albedo: Tensor, eye: Tensor, sun: Tensor,
     return albedo * law.function(mu0, mu, phase, **law.parameters)
 
 
-def slopes(ground: Ground) -> tuple[Tensor, Tensor]:
-    """Rise over run to the right and down, from the four pixels on either side.
+def slopes(ground: Ground, reach: int = REACH) -> tuple[Tensor, Tensor]:
+    """Rise over run to the right and down, from so many pixels on either side.
 
-    True to a tenth for waves of 2.4 px and longer: from the next pixels alone a slope of 2.4 px would keep a fifth, and
-    the scene would be blurred before the camera sees it. Real images are as crisp as their point spread lets them be.
+    With 4, true to a tenth for waves of 2.4 px and longer; with 7, for 2.25 px: from the next pixels alone a slope of
+    2.4 px would keep a fifth, and the scene would be blurred before the camera sees it. Real images are as crisp as
+    their point spread lets them be.
     """
-    reach = len(DERIVATIVE)
     z = functional.pad(ground.height[:, None], (reach,) * 4, mode="replicate")[:, 0]
     z.div_(ground.pixel_size[:, None, None])
     across, along = z[:, reach:-reach], z[:, :, reach:-reach]
-    return _derivative(across, 2, ground.shape[2]), _derivative(along, 1, ground.shape[1])
+    weights = DERIVATIVES[reach]
+    return _derivative(across, 2, ground.shape[2], weights), _derivative(along, 1, ground.shape[1], weights)
 
 
-def _derivative(z: Tensor, axis: int, length: int) -> Tensor:
-    reach = len(DERIVATIVE)
+def _derivative(z: Tensor, axis: int, length: int, weights: tuple[float, ...]) -> Tensor:
+    reach = len(weights)
     slope = torch.zeros_like(z.narrow(axis, 0, length))
-    for k, weight in enumerate(DERIVATIVE, 1):
+    for k, weight in enumerate(weights, 1):
         slope.add_(z.narrow(axis, reach + k, length), alpha=weight)
         slope.sub_(z.narrow(axis, reach - k, length), alpha=weight)
     return slope

@@ -99,6 +99,7 @@ class SceneRecipe:
     signal_dn: Range = (400.0, 2400.0)  # what the camera is exposed for: flat ground of the scene; logarithm
     scatter: Range = (0.004, 0.02)  # light from sunlit slopes around, of that of the Sun overhead
     photometry: str = "lunar-lambert"
+    slope_reach: int = light.REACH  # pixels on either side that slopes are taken from; more: crisper, and slower
     shadowed: bool = False  # permanent shadow: no sun, only what lit slopes around scatter
     objects: tuple[str, ...] = ()  # names in `objects.OBJECTS`
     objects_each: float = 0.0  # how many a scene, on average
@@ -124,6 +125,11 @@ class SceneRecipe:
         for thing in self.objects:
             kind_number(thing)
         light.law_of(self.photometry)
+        if self.slope_reach not in light.DERIVATIVES:
+            raise ParameterError(
+                f"Slopes cannot be taken from {self.slope_reach} px on either side.",
+                f"give {' or '.join(map(str, light.DERIVATIVES))}.",
+            )
         least = min(self.margin_px, self.objects_each, self.objects_of_each_kind, self.blocks)
         if least < 0 or self.blocks > 0.5:
             raise ParameterError(
@@ -134,7 +140,7 @@ class SceneRecipe:
 
 
 # Ranges at which a network has most trouble to tell scenes from real products.
-_NAC = SceneRecipe(
+_ORBIT = SceneRecipe(
     slope_deg=(1.2, 3.0),
     hurst=(0.9, 1.0),
     grain=(1e-4, 2e-3),
@@ -157,7 +163,8 @@ _NAC = SceneRecipe(
 )
 
 RECIPES: dict[str, SceneRecipe] = {
-    "nac": _NAC,
+    # Slopes of the finest waves, seen by a softer camera: harder to tell from real products than the other way about.
+    "nac": replace(_ORBIT, slope_reach=7, camera={**_ORBIT.camera, "psf": (0.5, 0.75)}),
     "psr": SceneRecipe(
         slope_deg=(2.0, 6.0),
         tilt_deg=(0.0, 15.0),
@@ -167,7 +174,7 @@ RECIPES: dict[str, SceneRecipe] = {
         camera={"table": (1.0, 1.0), "exposure": (1.0, 1.5), **_ORBITAL_CAMERA},
     ),
     "rocks": SceneRecipe(pixel_size_m=(0.4, 1.0), incidence_deg=(25.0, 78.0), rock_share=(1e-3, 3e-2), blocks=0.05),
-    "anomalies": replace(_NAC, objects=tuple(OBJECTS), objects_each=1.0),
+    "anomalies": replace(_ORBIT, objects=tuple(OBJECTS), objects_each=1.0),
     "lander": SceneRecipe(
         pixel_size_m=(0.025, 0.05),
         incidence_deg=(35.0, 75.0),
@@ -367,7 +374,9 @@ def _render(recipe: SceneRecipe, plan: _Plan, size: int, noise: torch.Generator)
             made["reflectance"] = light.shadow_light(ground, plan.glow, recipe.photometry)
             made["lit"] = torch.zeros_like(ground.height)
         else:
-            made["reflectance"], made["lit"] = light.sunlit(ground, n["sun_azimuth"], n["incidence"], recipe.photometry)
+            made["reflectance"], made["lit"] = light.sunlit(
+                ground, n["sun_azimuth"], n["incidence"], recipe.photometry, reach=recipe.slope_reach
+            )
             made["reflectance"] += n["scatter"][:, None, None] * ground.albedo
     if recipe.lander:
         with record_function("lander's view"):
