@@ -1,7 +1,7 @@
 """What surface.md needs: data to train from, its tables, its picture.
 
 python docs/surface_figures.py banks LANDER_VIEW ROVER OUT     two files that `lunar train` reads
-python docs/surface_figures.py tables REPORT.json              of `lunar evaluate surface`
+python docs/surface_figures.py tables REPORT.json …            of `lunar evaluate surface`
 python docs/surface_figures.py picture                         simulated views, which nobody learnt from
 """
 
@@ -27,9 +27,12 @@ OURS = "rocks-surface"
 SEED, SIDE = 880_001, 384
 
 
-def tables(path: Path) -> None:
+def tables(paths: list[Path]) -> None:
     """Put each table between the two comments that name its place."""
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts: dict = {"models": {}}
+    for path in paths:
+        part = json.loads(path.read_text(encoding="utf-8"))
+        facts = {**part, "models": {**facts["models"], **part["models"]}}
     page = HERE / "surface.md"
     text = page.read_text(encoding="utf-8")
     for kind in facts["images"]:
@@ -96,6 +99,6 @@ if __name__ == "__main__":
         views, rover, out = map(Path, rest)
         banks(views / "render", views / "real", rover, out)
     elif what == "tables":
-        tables(Path(rest[0]))
+        tables([Path(name) for name in rest])
     else:
         draw()

@@ -20,6 +20,7 @@ from lunar_processing.evaluate.segmentation import confusion, mean_share, shares
 from lunar_processing.modelpack import Card, Normalisation, read_pack, save_pack
 from lunar_processing.networks import FAMILIES
 from lunar_processing.networks.encoders import ENCODERS
+from lunar_processing.simulate import scenes
 from lunar_processing.tools import surface_data
 from lunar_processing.tools.train import Wishes, train_model
 from lunar_processing.training.data import UNKNOWN, save_pictures
@@ -275,3 +276,52 @@ def test_a_rock_has_the_class_that_most_of_it_has_and_sky_is_no_rock(sky, tmp_pa
         assert mask.descriptions[0] == "class: 0 ground, 1 small rock, 2 large rock, 3 sky"
     assert (there[25, 25], there[52, 70], there[70, 70], there[40, 5]) == (1, 1, 2, 0)
     assert (there[:10] == (surface.SKY if sky else 0)).all()
+
+
+# ---- the shipped model -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory) -> tuple[Path, np.ndarray]:
+    """A simulated view that nobody learnt from, as a picture of 8 bits, and its classes."""
+    made = scenes.draw("lander", 1, seed=880_077, size=320)
+    image = made.image[0].numpy()
+    low, high = np.percentile(image, (0.5, 99.5))
+    path = tmp_path_factory.mktemp("view") / "view.png"
+    Image.fromarray((np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8)).save(path)
+    return path, made.classes[0].numpy()
+
+
+def shipped_classes(image: Path, folder: Path) -> np.ndarray:
+    ran = lunar(
+        "rocks", image, folder / "r.gpkg", "--model", "rocks-surface", "--mask", folder / "m.tif", "--overwrite"
+    )
+    assert ran.code == 0, ran.err
+    assert set(read_layer(folder / "r.gpkg", "rocks")["class"]) <= {"small rock", "large rock"}
+    with rasterio.open(folder / "m.tif") as mask:
+        return mask.read(1)
+
+
+def lift(found: np.ndarray, true: np.ndarray) -> float:
+    """How much more often a found pixel is a rock than any pixel is."""
+    return float(true[found].mean() / true.mean())
+
+
+def test_the_shipped_model_finds_rocks_and_hardly_ever_in_the_sky(view, tmp_path):
+    image, true = view
+    found = shipped_classes(image, tmp_path)
+    rock, sky = np.isin(found, surface.ROCKS), true == surface.SKY
+    assert (rock & sky).sum() < 0.005 * sky.sum()  # the fringe of the horizon
+    assert round(lift(rock, np.isin(true, surface.ROCKS)), 1) > 5
+    assert np.isin(found[sky], (surface.SKY, 255)).mean() > 0.98
+
+
+def test_the_shipped_model_needs_no_sky(view, tmp_path):
+    image, true = view
+    first = int((true == surface.SKY).any(axis=1).nonzero()[0].max()) + 1
+    pixels = np.asarray(Image.open(image))[first:]
+    Image.fromarray(pixels).save(tmp_path / "ground.png")
+    found = shipped_classes(tmp_path / "ground.png", tmp_path)
+    rock = np.isin(found, surface.ROCKS)
+    assert (found == surface.SKY).mean() < 0.02
+    assert round(lift(rock, np.isin(true[first:], surface.ROCKS)), 1) > 5

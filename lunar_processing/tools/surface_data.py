@@ -22,7 +22,7 @@ from lunar_processing.errors import DataError, ImageError
 from lunar_processing.raster.image import Image, open_image
 from lunar_processing.tools.labels import RASTERS
 from lunar_processing.training.data import UNKNOWN, Picture, picture, save_pictures
-from lunar_processing.training.recipes.surface import CLASSES, CLOSE_UP, WEAKLY
+from lunar_processing.training.recipes.surface import CLASSES, CLOSE_UP, REAL, WEAKLY
 
 GROUND, SMALL, LARGE = 0, 1, 2
 GREEN = 2  # band
@@ -50,7 +50,7 @@ def banks(renders: Path, real: Path, rover: Path, out: Path) -> dict[str, Path]:
     """
     parts = published_split(lander_view(renders, "render"))
     learnt = [*parts["train"], *close_ups(parts["train"]), *rover_frames(rover)]
-    kept = [*(replace(p, product="kept renders") for p in parts["validation"]), *lander_view(real, "real")]
+    kept = [*(replace(p, product="kept renders") for p in parts["validation"]), *lander_view(real, REAL)]
     out.mkdir(parents=True, exist_ok=True)
     paths = {"images": out / "surface_train.safetensors", "validation": out / "surface_validation.safetensors"}
     save_pictures(paths["images"], learnt)

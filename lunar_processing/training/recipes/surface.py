@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lunar_processing.modelpack import Card
@@ -35,6 +36,7 @@ ROCKS = (1, 2)
 SKY = 3
 EITHER = 254  # in masks: a rock, of a size that nobody has said
 WHOLE, CLOSE_UP, WEAKLY = "whole", "close-up", "weak"  # kinds of pictures; products of the latter two say so
+REAL = "real"  # product of the real images that are validated on
 MOST, VALIDATIONS = 14, 3  # pictures of a kind that are validated on, and how often: it takes of the time to learn
 SIDE = 256  # px: what the published programs bring every image to
 TITLE = "Rocks from the ground"
@@ -174,20 +176,21 @@ def _published(name: str, plan: Published, repaired: bool) -> Recipe:
 
 # ---- our own -----------------------------------------------------------------------------------------------------
 
-WEIGHTS = (1.0, 6.0, 3.0, 1.0)  # rocks are a few pixels in a hundred
-OF_ROCKS = (1.0, 2.0)  # the same of no rock, and of a rock of any size
+WEIGHTS = (1.0, 3.0, 3.0, 1.0)  # rocks are a few pixels in a hundred
 SIMULATED, WEAK, CLOSE = 1, 1, 2  # of eight windows; the rest are of whole renders
 HIDDEN_SKY = 0.5  # share of windows in which black sky is MIDDLE, as the tool shows what is not valid
 OWN_RANGE = 0.5  # share of windows that are stretched by themselves, as an image without sky would be
 SLOWER = 0.2  # the rate of what has learnt from ImageNet already, as a share
 POOL, AGAIN = 8, 16  # simulated batches that are made together, and how often each is seen, varied anew each time
+PREFERENCES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # of rocks, as logits
+BALANCED_ON = 18  # pictures
 VISIBLE_PX = 12  # a simulated rock of fewer pixels is neither asked for nor forbidden
 
 
 def task(lesson: Lesson) -> Task:
     """Cross entropy and Dice; what has been learnt from ImageNet is led on more slowly."""
     net = lesson.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    weights, of_rocks = torch.tensor(WEIGHTS), torch.tensor(OF_ROCKS)
+    weights = torch.tensor(WEIGHTS)
 
     def step(batch: Batch, state: State) -> Mapping[str, Tensor]:
         with state.precision():
@@ -196,7 +199,7 @@ def task(lesson: Lesson) -> Task:
         found = {
             "cross_entropy": losses.cross_entropy(logits, labels, weights.to(logits.device)),
             "dice": losses.dice(logits, labels),
-            "rocks": losses.cross_entropy(_any_rock(logits), _rock_or_not(batch["mask"]), of_rocks.to(logits.device)),
+            "rocks": losses.cross_entropy(_any_rock(logits), _rock_or_not(batch["mask"])),
         }
         state.descend("net", torch.stack(list(found.values())).sum())
         return found
@@ -207,6 +210,29 @@ def task(lesson: Lesson) -> Task:
     optimiser = torch.optim.AdamW(groups, lesson.rate, weight_decay=1e-3)
     validate = judged(lesson, as_the_tool_shows)
     return Task({"net": net}, {"net": optimiser}, lesson.batch, step, validate, ("iou", "high"), lesson.about)
+
+
+@torch.no_grad()
+def balance(lesson: Lesson, net: nn.Module) -> Mapping[str, Any]:
+    """Choose by how much small and large rocks are preferred: what the best mean IoU of the classes asks for.
+
+    A short training sees rare things too seldom, and small rocks hardly ever. Chosen on what is validated on, but for
+    real images where there are others. Puts it into the network's last biases.
+    """
+    judges = [p for p in lesson.validation if p.product != REAL] or list(lesson.validation)
+    device = next(net.parameters()).device
+    seen = []
+    for one in judges[:: -(-len(judges) // BALANCED_ON)]:
+        shown = torch.from_numpy(as_the_tool_shows(one).image).to(device)[None, None]
+        seen.append((torch.from_numpy(one.mask).long().flatten(), net(shown)[0].flatten(1).cpu()))
+    scores = {}
+    for small, large in product(PREFERENCES, PREFERENCES):
+        more = torch.tensor([0.0, small, large, 0.0])[:, None]
+        counts = sum(confusion(true, (logits + more).argmax(dim=0)) for true, logits in seen)
+        scores[small, large] = overlap(torch.as_tensor(counts))["iou"]
+    best = max(scores, key=lambda pair: scores[pair])
+    net.get_parameter("head.bias").add_(torch.tensor([0.0, *best, 0.0], device=device))
+    return {"preference_small": best[0], "preference_large": best[1]}
 
 
 def _one_size(mask: Tensor) -> Tensor:
@@ -320,6 +346,7 @@ SURFACE = Recipe(
     rate=1e-2,
     steps=900,
     validations=VALIDATIONS,
+    finish=balance,
 )  # fmt: skip
 
 RECIPES = (
