@@ -183,9 +183,12 @@ def _batch(given: argparse.Namespace, console: Console) -> int:
     names = {name for names in WISHES.values() for name in names}
     options = ("band", "pixel_size", "body", "sun_azimuth", "file_format")
     given.file_format = given.format
+    model = given.model
+    if model and Path(model).is_dir():  # workers may be elsewhere
+        model = str(Path(model).absolute())
     order = Order(
         tool=given.tool,
-        model=given.model,
+        model=model,
         model_folders=tuple(given.models_dir),
         device=given.device,
         options={name: getattr(given, name) for name in options if getattr(given, name) is not None},

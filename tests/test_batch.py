@@ -118,6 +118,22 @@ def test_a_line_that_was_torn_off_is_no_line(strips: Path, tmp_path: Path) -> No
     assert (good["good2"]["status"], damaged) == ("ok", 1)
 
 
+def test_no_journal_however_damaged_stops_the_reader(tmp_path: Path) -> None:
+    line = b'{"product": "a", "path": "a.tif", "status": "ok", "key": "k", "inputs": [], "outputs": {}, "counts": {}}\n'
+    choose = np.random.default_rng(0)
+    for _ in range(500):
+        data = bytearray(line * 3)
+        for at in choose.integers(0, len(data), choose.integers(1, 8)):
+            data[at] = choose.integers(0, 256)
+        (tmp_path / "journal.jsonl").write_bytes(bytes(data[: choose.integers(0, len(data) + 1)]))
+        found, _damaged = read_journals(tmp_path)
+        assert all(isinstance(entry["outputs"], dict) for entry in found.values() if entry["status"] == "ok")
+    for text in (b"[" * 100_000, b'{"product": 1, "status": "ok"}', b'"ok"', b"9" * 5000, b"\xff\xfe\x00"):
+        (tmp_path / "journal.jsonl").write_bytes(text + b"\n" + line)
+        found, damaged = read_journals(tmp_path)
+        assert (list(found), damaged) == (["a"], 1)
+
+
 def test_results_of_two_kinds_never_lie_side_by_side(strips: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     batch(strips, out)

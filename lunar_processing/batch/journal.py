@@ -20,6 +20,7 @@ from lunar_processing.errors import OutputError
 STATUSES = ("ok", "empty", "skipped", "failed")
 NAME = "journal.jsonl"
 PATTERN = "journal*.jsonl"
+DONE = {"key": str, "inputs": list, "outputs": dict, "counts": dict}  # what the line of a finished product has
 
 
 class Journal:
@@ -99,8 +100,10 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    known = isinstance(entry, dict) and isinstance(entry.get("product"), str) and entry.get("status") in STATUSES
-    return entry if known else None
+    if not isinstance(entry, dict) or entry.get("status") not in STATUSES:
+        return None
+    shape = {"product": str, "path": str, **(DONE if entry["status"] == "ok" else {})}
+    return entry if all(isinstance(entry.get(name), kind) for name, kind in shape.items()) else None
 
 
 def _lock(descriptor: int) -> bool:

@@ -128,7 +128,7 @@ def unchanged(entry: Mapping[str, Any], path: Path, folder: Path) -> bool:
     try:
         same = all(_stamp(Path(file["path"])) == (file["bytes"], file["mtime_ns"]) for file in entry["inputs"])
         return same and entry["inputs"][0]["path"] == str(path) and _whole(entry, folder)
-    except (KeyError, IndexError, OSError, TypeError):
+    except (KeyError, IndexError, OSError, TypeError, ValueError):
         return False
 
 
