@@ -1,6 +1,6 @@
 """What is strange at four sizes at once: a small pyramid that looks at ground freed of its own brightness and contrast.
 
-An image goes in, logits come out: how strange each window of 32, 64, 128 and 256 px is, on one grid, and (`heat`) how
+An image goes in, scores come out: how strange each window of 32, 64, 128 and 256 px is, on one grid, and (`heat`) how
 strange each pixel. All are trained by one measure, so that they can be compared across sizes.
 """
 
@@ -30,12 +30,16 @@ class Strangeness(NamedTuple):
 
 
 class MultiScale(nn.Module):
-    """In training (N, 1, H, W) → `Strangeness`; in evaluation → logits of windows (N, 4, H/16, W/16), sides rounded up.
+    """In training (N, 1, H, W) → `Strangeness`; in evaluation → scores of windows (N, 4, H/16, W/16), sides rounded up.
 
-    No score depends on a pixel farther than 192 px away.
+    Scores count from the median of ordinary ground, 0, to what one window in a thousand of it reaches, 1, for each size
+    on its own: or only things of those sizes would be found at which ground is often odd. No score depends on a pixel
+    farther than 192 px away.
     """
 
     sees_validity = True
+    ordinary: Tensor
+    rare: Tensor
 
     def __init__(self, widths: Sequence[int] = (16, 32, 48, 64)) -> None:
         super().__init__()
@@ -51,17 +55,25 @@ class MultiScale(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in (second, third, fourth, fourth))
         self.pixel_head = nn.Conv2d(first, 1, 1)
         self.pixel_context = nn.Conv2d(second, 1, 1)
+        # Logits of ordinary ground, for windows of each size and for pixels: the median, and what 1 in 1000 reaches.
+        self.register_buffer("ordinary", torch.zeros(len(WINDOWS) + 1))
+        self.register_buffer("rare", torch.ones(len(WINDOWS) + 1))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Strangeness | Tensor:
         """What a loss needs in training, scores in evaluation. `valid` is a mask of the pixels that were seen."""
-        return self.look(x, valid) if self.training else self.look(x, valid).windows
+        found = self.look(x, valid)
+        return found if self.training else self._scores(found.windows, slice(None, -1))
 
     def heat(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Logits of pixels, (N, 1, H, W)."""
+        """Scores of pixels, (N, 1, H, W)."""
         height, width = x.shape[-2:]
-        coarse = self.look(x, valid).pixels
+        coarse = self._scores(self.look(x, valid).pixels, slice(-1, None))
         fine = functional.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False)
         return fine[..., :height, :width]
+
+    def _scores(self, logits: Tensor, which: slice) -> Tensor:
+        ordinary, rare = (of[which, None, None] for of in (self.ordinary, self.rare))
+        return (logits - ordinary) / (rare - ordinary)
 
     def look(self, x: Tensor, valid: Tensor | None = None) -> Strangeness:
         """Windows and pixels from one look."""

@@ -28,6 +28,7 @@ FULL = 0.75  # of a window's side is the largest thing that it fits; the smalles
 SEEN = 0.03  # of a thing's disc must be seen, or nobody can be asked to find it; a track is no more
 LOOKS = 150  # batches that a population is
 PERCENTAGES = (0.0, 1.0, 5.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.8, 99.9, 99.95, 99.99, 100.0)
+RARE = 0.999  # of the windows of ordinary ground score lower than 1
 UNKNOWN = -1.0  # in targets: neither strange nor ordinary
 
 
@@ -60,15 +61,26 @@ def task(lesson: Lesson, unnamed: float = UNNAMED, named: Sequence[str] = KNOWN,
 
 
 def population(lesson: Lesson, network: nn.Module) -> dict[str, Any]:
-    """How high the windows of ordinary ground score, as the percentages up to which they do."""
+    """How high ordinary ground scores, as the percentages up to which its windows do.
+
+    Scores of each size, and of pixels, are made to count from there (see `networks.multiscale`).
+    """
     inner = slice(4, -4) if lesson.size >= 12 * STRIDE else slice(None)  # what sees no edge
     device = next(network.parameters()).device
-    found = []
+    windows, pixels = [], []
     with torch.inference_mode():
         for number in range(LOOKS):
             batch = to_device(lesson.batch(number), device)
-            found.append(network(batch["image"], batch["valid"]).amax(dim=1)[:, inner, inner].flatten().cpu())
-    scores = torch.quantile(torch.cat(found), torch.tensor(PERCENTAGES) / 100)
+            found = network.look(batch["image"], batch["valid"])  # type: ignore[operator]
+            windows.append(found.windows[:, :, inner, inner].transpose(0, 1).flatten(1).cpu())
+            pixels.append(functional.max_pool2d(found.pixels, 4)[:, :, inner, inner].flatten().cpu())
+        each = torch.cat(windows, dim=1)
+        levels = torch.tensor([0.5, RARE])
+        of_windows, of_pixels = torch.quantile(each, levels, dim=1), torch.quantile(torch.cat(pixels), levels)
+        ordinary, rare = torch.cat([of_windows, of_pixels[:, None]], dim=1)
+        network.load_state_dict({**network.state_dict(), "ordinary": ordinary, "rare": rare})
+        highest = ((each - ordinary[:-1, None]) / (rare - ordinary)[:-1, None]).amax(dim=0)
+        scores = torch.quantile(highest, torch.tensor(PERCENTAGES) / 100)
     share = lesson.about.get("simulated", 0)
     images = len(lesson.about.get("images", {}).get("train", ()))
     name = f"ground of the training: {images} images" + (f", {share:.0%} simulated" if share else "")
