@@ -68,11 +68,11 @@ def test_a_score_depends_on_nothing_beyond_its_halo():
 
 
 def test_each_size_counts_from_ordinary_ground_to_what_is_rare_in_it():
-    network = MultiScale((4, 4, 4, 4)).eval()
-    before = network(ground())
-    network.ordinary, network.rare = torch.tensor([-4.0, 0, 0, 0, 0]), torch.tensor([-2.0, 1, 1, 1, 1])
-    torch.testing.assert_close(network(ground())[:, 0], (before[:, 0] + 4) / 2)
-    torch.testing.assert_close(network(ground())[:, 1:], before[:, 1:])
+    net = network()
+    before = net(ground())
+    net.ordinary, net.rare = torch.tensor([-4.0, 0, 0, 0, 0]), torch.tensor([-2.0, 1, 1, 1, 1])
+    torch.testing.assert_close(net(ground())[:, 0], (before[:, 0] + 4) / 2)
+    torch.testing.assert_close(net(ground())[:, 1:], before[:, 1:])
 
 
 def test_every_size_and_every_pixel_gets_a_score():
