@@ -42,7 +42,7 @@ LEVELS = (2.0, 5.0, 10.0, 20.0, 50.0)  # DN, mean
 SIDE = 384  # of the middle of a scene that is darkened and restored, px; its own middle of 256 px is measured
 WINDOW = 128
 SETTLED = (psr.BOUND, TRUTH, PHYSICS, OURS)  # the others are the classical methods
-DRAWN_AT = 10.0  # DN
+DRAWN_AT = 5.0  # DN
 SHOWN = (psr.INPUT, "Gaussian, told its sigma", PHYSICS, OURS, TRUTH)
 LEFT_OUT = {  # name → (weights of the loss, settings of the network) that differ
     "everything": ({}, {}),
@@ -112,9 +112,9 @@ def measure(given: argparse.Namespace) -> dict:
 
 
 def _restored(
-    scene: psr.Scene, level: float, wishes: psr.Wishes, model: Path
+    scene: psr.Scene, level: float, wishes: psr.Wishes, model: Path, wanted: tuple[str, ...] = ()
 ) -> tuple[psr.Case, dict[str, np.ndarray]]:
-    """The middle of a darkened scene, and what all methods make of it, as `lunar evaluate psr` asks them."""
+    """The middle of a darkened scene, and what all methods, or those `wanted`, make of it."""
     top, left = ((side - min(side, SIDE)) // 2 for side in scene.light.shape)
     scene = scene._replace(light=scene.light[top : top + SIDE, left : left + SIDE], boxes=None)
     case = psr.darkened(scene, level, wishes)
@@ -122,6 +122,8 @@ def _restored(
     part = psr._cut(case, inner)
     made: dict[str, np.ndarray] = {}
     for name, method in psr.restorers(lambda text: None).items():
+        if wanted and name not in wanted:
+            continue
         made[name] = method(part)[0] if name in psr.SLOW else method(case)[0][inner]
     painter = read_pack(model)
     assert painter.card.output == ILLUSTRATION
@@ -200,7 +202,7 @@ def draw(given: argparse.Namespace) -> dict:
     scenes = [psr.read_scenes(given.real, SPLITS["nac_cdr"][given.part])[0], psr.drawn_scenes(wishes)[0]]
     drawn, places = plt.subplots(len(scenes), len(SHOWN), figsize=(3.0 * len(SHOWN), 3.2 * len(scenes)))
     for row, scene in zip(places, scenes):
-        _, made = _restored(scene, DRAWN_AT, wishes, given.model)
+        _, made = _restored(scene, DRAWN_AT, wishes, given.model, SHOWN)
         for place, name in zip(row, SHOWN):
             place.imshow(_shown(made[name])[0, 0].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             place.set_title(f"{name}: illustration" if name == OURS else name, fontsize=9)
