@@ -68,8 +68,10 @@ def in_words(part: dict) -> str:
     """What was measured on."""
     random = part["scorers"]["random"]
     kind = next(iter(random.values()))
+    counts = [found["things"] for name, found in random.items() if name != ALL]
+    things = "–".join(str(count) for count in sorted({min(counts), max(counts)}))
     return (
-        f"{part['strips']} strips, {kind['things']} things of each kind, {kind['background']:,} patches of background "
+        f"{part['strips']} strips, {things} things of each kind, {kind['background']:,} patches of background "
         f"({part['distinct_background']:,} of them distinct and apart). "
         f"Base rate {kind['base_rate']:.2g} of a kind, {random[ALL]['base_rate']:.2g} of all."
     )
