@@ -170,7 +170,7 @@ def test_rocks_surface_learns_from_renders_and_simulated_views_and_begins_with_w
     done = train_model(plan)
     card = json.loads((done.model / "model.json").read_text())
     assert len(card["training"]["encoder_weights"]) == 64
-    assert {"iou/real", "rock_iou/real"} <= set(card["measured"])
+    assert {"iou/real", "rock_iou/real", "preference_small", "preference_large"} <= set(card["measured"])
     learnt = read_pack(done.model).network().encoder.state_dict()
     torch.testing.assert_close(learnt["_conv_stem.weight"], given["_conv_stem.weight"], atol=1e-4, rtol=0)
 
