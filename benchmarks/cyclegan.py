@@ -208,7 +208,7 @@ def draw(given: argparse.Namespace) -> dict:
             place.set_title(f"{name}: illustration" if name == OURS else name, fontsize=9)
             place.axis("off")
     drawn.tight_layout()
-    drawn.savefig(PICTURE, dpi=80, pil_kwargs={"quality": 80})
+    drawn.savefig(PICTURE, dpi=60, pil_kwargs={"quality": 70})
     return {"picture": str(PICTURE)}
 
 
