@@ -71,7 +71,7 @@ def main() -> None:
             axis.set(xlim=(0, SIDE), ylim=(SIDE, 0), xticks=[], yticks=[])
         axes[row, 2 * column].set_title(f"{kind}, {target.size_m:.0f} m", fontsize=10)
     figure.tight_layout(pad=0.3, h_pad=1.5)
-    figure.savefig(OUT, dpi=80, pil_kwargs={"quality": 85})
+    figure.savefig(OUT, dpi=65, pil_kwargs={"quality": 72, "optimize": True})
 
 
 if __name__ == "__main__":

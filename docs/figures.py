@@ -217,7 +217,9 @@ def planted_figure(folder: Path) -> None:
     from lunar_processing.tools.evaluate_anomalies import planted
 
     strips = list(planted(folder, "validation", 27))
-    gallery(strips).savefig(DOCS / "images" / "anomalies_planted.jpg", dpi=80, pil_kwargs={"quality": 88})
+    gallery(strips).savefig(
+        DOCS / "images" / "anomalies_planted.jpg", dpi=80, pil_kwargs={"quality": 62, "optimize": True}
+    )
 
 
 if __name__ == "__main__":
