@@ -66,9 +66,9 @@ def ground(width: int = 150, height: int = 130, dtype: str = "uint8") -> np.ndar
     return np.random.default_rng(8).integers(60, 120, (height, width)).astype(dtype)
 
 
-def assert_refused(ran: Ran, *words: str) -> None:
-    """Exit code 1, the words, and a cure; no Python names, no trace."""
-    assert ran.code == 1, ran.out
+def assert_refused(ran: Ran, *words: str, code: int = 1) -> None:
+    """Exit code 1, or 2 for wrong use, the words, and a cure; no Python names, no trace."""
+    assert ran.code == code, ran.out
     assert ran.out == ""
     assert "Error: " in ran.err
     assert len(ran.err.split("Cure:")[1].split()) >= 3
@@ -348,7 +348,8 @@ def test_an_image_on_the_earth_needs_a_body(body: str, tmp_path: Path, folder: P
 
 def test_an_unknown_body_is_refused_with_those_known(tool: str, tmp_path: Path, folder: Path) -> None:
     image = formats.tiled(tmp_path / "a.tif", ground())
-    assert_refused(lunar(tool, image, *outputs(tool, folder), "--body", "Tatooine"), "Tatooine", "Moon", "Vesta")
+    ran = lunar(tool, image, *outputs(tool, folder), "--body", "Tatooine")
+    assert_refused(ran, "Tatooine", "Moon", "Vesta", code=2)
     assert names(folder) == []
 
 
