@@ -85,7 +85,7 @@ def draw() -> None:
             place.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             place.set_axis_off()
     drawn.tight_layout(pad=0.3)
-    drawn.savefig(HERE / "images" / "surface.jpg", dpi=80, pil_kwargs={"quality": 85})
+    drawn.savefig(HERE / "images" / "surface.jpg", dpi=56, pil_kwargs={"quality": 75})
 
 
 def _view(image: np.ndarray, truth: np.ndarray) -> Picture:

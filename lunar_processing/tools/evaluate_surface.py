@@ -80,7 +80,7 @@ def _packs(wishes: Wishes) -> list[Pack]:
 
 def _renders(folder: Path) -> list[Picture]:
     if not (folder / "render").is_dir() or not (folder / "real").is_dir():
-        raise DataError(f"{folder} does not hold render/ and real/.", "give the folder of both sets with --real.")
+        raise DataError(f"There is no image in {folder}: it does not hold render/ and real/.", "give both with --real.")
     return published_split(lander_view(folder / "render", "render"))["test"]
 
 
