@@ -100,7 +100,7 @@ def test_killed_workers_poison_and_a_killed_batch_lose_nothing(
     before = snapshot(out / "products")
 
     second = start(*arguments, env=environment)
-    said, complaints = second.communicate(timeout=300)
+    said, complaints = second.communicate(timeout=900)
     assert second.returncode == 1, "some products have failed"
     summary = strict_json(said)
     assert summary["counts"] == {"ok": PRODUCTS - 4, "empty": 1, "skipped": 0, "failed": 3, "to do": 0}
@@ -156,7 +156,7 @@ def test_any_scheduler_can_be_given_the_work(strips: Path, tmp_path: Path) -> No
         run = start("batch", "rocks", strips, "--out", out, "--resume", "--dask", address, *QUICK)
         wait_for(run, out, 20)
         processes[0].kill()
-        complaints = run.communicate(timeout=120)[1]
+        complaints = run.communicate(timeout=900)[1]
         assert run.returncode == 1
         assert "The connection to the Dask scheduler was lost" in complaints
         assert "--resume" in complaints
