@@ -110,7 +110,8 @@ def test_the_examples_in_the_help_are_right(command: str, tmp_path: Path, monkey
             assert ran.code == 0
         else:  # the files, models and devices of the examples are not here; the words are understood
             assert ran.code == 1
-            assert re.search("There is no (file|image|model)|is not a model folder|The folder of models|The device", ran.err)
+            missing = "There is no (file|image|model)|is not a model folder|The folder of models|The device"
+            assert re.search(missing, ran.err)
 
 
 def test_the_first_help_names_every_command() -> None:
