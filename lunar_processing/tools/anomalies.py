@@ -13,9 +13,9 @@ import numpy as np
 import shapely
 
 from lunar_processing.classical import anomalies as classical
-from lunar_processing.errors import ImageError, ModelError, ParameterError
+from lunar_processing.errors import ImageError, ParameterError
 from lunar_processing.grid import Grid, Window
-from lunar_processing.modelpack import Pack, find_pack
+from lunar_processing.modelpack import Pack
 from lunar_processing.pipeline import Progress, Step, each, run
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
 from lunar_processing.tools.chips import check_folder, write_chips
@@ -132,7 +132,7 @@ def _looks(job: Job, count: int) -> list[Progress]:
 
 
 def _method(job: Job) -> _Method:
-    name = job.options.model or _default(job)
+    name = job.choose(DEFAULT, FALLBACK, whole_window=True)
     if name not in classical.METHODS:
         return _network(job.pack(name, "anomalies"), job)
     method = classical.METHODS[name]
@@ -151,20 +151,6 @@ def _method(job: Job) -> _Method:
 
     step = Step(name, each(score), tile=CORE + 2 * halo, halo=halo, stride=stride, align=stride)
     return _Method(step, (window,), {"id": name}, _heat_step(name, state, window))
-
-
-def _default(job: Job) -> str:
-    """The best there is for this image, and a word when it is not the best there is."""
-    try:
-        pack = find_pack(DEFAULT, job.options.model_folders)
-        pack.verify()
-        pack.doubts_about(job.pixel_size)
-        if min(job.image.grid.width, job.image.grid.height) < pack.card.window:
-            raise ModelError(f"it needs an image of {pack.card.window} px.", "nothing is to be done.")
-    except ModelError as error:
-        job.info(f"{FALLBACK} is used, since {DEFAULT} cannot be: {error}")
-        return FALLBACK
-    return DEFAULT
 
 
 def _network(pack: Pack, job: Job) -> _Method:

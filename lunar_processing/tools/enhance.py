@@ -12,9 +12,9 @@ import numpy as np
 from lunar_processing.classical import enhance as classical
 from lunar_processing.classical import noise as noises
 from lunar_processing.classical.noise import Noise
-from lunar_processing.errors import Cancelled, ModelError
+from lunar_processing.errors import Cancelled
 from lunar_processing.grid import Window
-from lunar_processing.modelpack import Pack, find_pack
+from lunar_processing.modelpack import Pack
 from lunar_processing.pipeline import Step, each, run
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
 from lunar_processing.tools.illustration import ILLUSTRATION, NOTICE, UNIT, illustration_step
@@ -94,7 +94,7 @@ def enhance(options: Options, output: Path, report: Report | None = None) -> Res
 
 
 def _method(job: Job, look: _Look) -> _Method:
-    name = job.options.model or _default(job)
+    name = job.choose(DEFAULT, FALLBACK)
     if name not in classical.METHODS:
         pack = job.pack(name, "enhance")
         if pack.card.output == ILLUSTRATION:
@@ -110,18 +110,6 @@ def _method(job: Job, look: _Look) -> _Method:
     halo = max(method.halo, noises.HALO)
     step = Step(name, each(apply), bands=2, tile=_core(method.align) + 2 * halo, halo=halo, align=method.align)
     return _Method(step, _input_unit(job) if method.in_input_units else "display, 0–1", {"id": name})
-
-
-def _default(job: Job) -> str:
-    """The best there is for this image, and a word when it is not the best there is."""
-    try:
-        pack = find_pack(DEFAULT, job.options.model_folders)
-        pack.verify()
-        pack.doubts_about(job.pixel_size)
-    except ModelError as error:
-        job.info(f"{FALLBACK} is used, since {DEFAULT} cannot be: {error}")
-        return FALLBACK
-    return DEFAULT
 
 
 def _network(job: Job, look: _Look, pack: Pack) -> _Method:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lunar_processing import planet, provenance
 from lunar_processing.backends import choose_backend
-from lunar_processing.errors import OutputError, ParameterError
+from lunar_processing.errors import ModelError, OutputError, ParameterError
 from lunar_processing.modelpack import Pack, find_pack
 from lunar_processing.pipeline import Timing
 from lunar_processing.raster.image import Image, files_of, open_image
@@ -106,6 +106,25 @@ class Job:
             self.warn(doubt)
         self.device = choose_backend(self.options.device)
         return pack
+
+    def choose(self, default: str, fallback: str, whole_window: bool = False) -> str:
+        """The model or method to use: the one that is asked for, else the best there is for this image.
+
+        `fallback` needs no model; a word is said when it is taken. With `whole_window` the image must hold a window of
+        the model.
+        """
+        if self.options.model:
+            return self.options.model
+        try:
+            pack = find_pack(default, self.options.model_folders)
+            pack.verify()
+            pack.doubts_about(self.pixel_size)
+            if whole_window and min(self.image.grid.width, self.image.grid.height) < pack.card.window:
+                raise ModelError(f"it needs an image of {pack.card.window} px.", "nothing is to be done.")
+        except ModelError as error:
+            self.info(f"{fallback} is used, since {default} cannot be: {error}")
+            return fallback
+        return default
 
     def places(self, col: np.ndarray, row: np.ndarray) -> dict[str, np.ndarray]:
         """The attributes that say where something is: line, sample, lon, lat, product id."""

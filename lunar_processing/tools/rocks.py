@@ -15,9 +15,9 @@ from rasterio.features import shapes
 from lunar_processing.blobs import BlobFinder, Blobs, MiddleFinder, concatenate
 from lunar_processing.classical import rocks as classical
 from lunar_processing.classical.noise import fit_noise, sigma_at
-from lunar_processing.errors import ModelError, ParameterError
+from lunar_processing.errors import ParameterError
 from lunar_processing.grid import Grid, Window
-from lunar_processing.modelpack import Card, find_pack
+from lunar_processing.modelpack import Card
 from lunar_processing.pipeline import Step, Timing, each, run
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
 from lunar_processing.tools.job import Job, Options, Report, Result, refuse_input_as_output, result, start
@@ -136,7 +136,7 @@ class _Method:
 
 
 def _method(job: Job) -> _Method:
-    name = job.options.model or _default(job)
+    name = job.choose(DEFAULT, FALLBACK)
     if name not in classical.METHODS:
         pack = job.pack(name, "rocks")
         return _Method(rock_step(pack, job), {"id": pack.card.id, "sha256": pack.card.sha256}, {}, pack.card)
@@ -150,18 +150,6 @@ def _method(job: Job) -> _Method:
 
     step = Step(name, each(find), bands=2, tile=1024, halo=method.halo, fill=0.0)
     return _Method(step, {"id": name}, {"sun_azimuth": round(sun, 2), "sun_azimuth_source": source})
-
-
-def _default(job: Job) -> str:
-    """The best there is for this image, and a word when it is not the best there is."""
-    try:
-        pack = find_pack(DEFAULT, job.options.model_folders)
-        pack.verify()
-        pack.doubts_about(job.pixel_size)
-    except ModelError as error:
-        job.info(f"{FALLBACK} is used, since {DEFAULT} cannot be: {error}")
-        return FALLBACK
-    return DEFAULT
 
 
 def _sun(job: Job) -> tuple[float, str]:
