@@ -20,12 +20,13 @@ from running import lunar, lunar_process, names, read_all, snapshot, start
 
 KILLS = 10  # of each kind of run
 REPRODUCIBLE = {"SOURCE_DATE_EPOCH": "1700000000"}
+LAYERS = ("--mask", "mask.tif", "--area-layer", "--outlines-layer")
 RUNS = {
     "enhance": ["enhance", "out.tif", "--model", "stretch"],
     "enhance as COG": ["enhance", "out.tif", "--model", "stretch", "--format", "cog"],
-    "anomalies": ["anomalies", "out.gpkg", "--scores", "scores.tif", "--heat", "heat.tif"],
-    "anomalies as shapefile": ["anomalies", "out.shp", "--scores", "scores.tif"],
-    "rocks": ["rocks", "out.gpkg", "--mask", "mask.tif", "--area-layer", "--outlines-layer", "--sun-azimuth", "90"],
+    "anomalies": ["anomalies", "out.gpkg", "--model", "pca", "--scores", "scores.tif", "--heat", "heat.tif"],
+    "anomalies as shapefile": ["anomalies", "out.shp", "--model", "pca", "--scores", "scores.tif"],
+    "rocks": ["rocks", "out.gpkg", "--model", "shadow-pairs", "--sun-azimuth", "90", *LAYERS],
 }
 
 
