@@ -179,10 +179,13 @@ def _predict(
 
     @torch.inference_mode()
     def apply(pixels: np.ndarray, valid: np.ndarray, _origins: Sequence[tuple[int, int]]) -> np.ndarray:
-        x = torch.from_numpy(pixels.astype(np.float32)).to(device)[:, None]
+        if pixels.dtype == np.float64:  # its numbers may be too small or too alike for float32
+            x = torch.from_numpy(((pixels - low) / (high - low)).astype(np.float32)).to(device)[:, None]
+        else:
+            x = (torch.from_numpy(pixels.astype(np.float32)).to(device)[:, None] - low) / (high - low)
         seen = torch.from_numpy(valid).to(device)[:, None]
         # Where nothing was seen the network gets the middle of its range, the least remarkable value there is.
-        x = torch.where(seen, (x - low) / (high - low), 0.5).contiguous(memory_format=torch.channels_last)
+        x = torch.where(seen, x, 0.5).contiguous(memory_format=torch.channels_last)
         output = answer(x, seen) if knows_gaps and not valid.all() else answer(x)
         output = (output - x) ** 2 if error else output
         values: np.ndarray = finish(output, seen).float().cpu().numpy()
