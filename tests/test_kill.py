@@ -97,7 +97,9 @@ def test_no_file_under_a_final_name_is_ever_incomplete(
 
     choose = random.Random(f"kill {run[0]}")
     interrupted = 0
-    for _ in range(KILLS):
+    for kill in range(4 * KILLS):
+        if kill >= KILLS and interrupted >= KILLS // 4:  # on a quick machine some come too late
+            break
         put_back(folder, old)
         process = start(*arguments(run, image, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         kill_at_random(process, folder, choose, whole)
