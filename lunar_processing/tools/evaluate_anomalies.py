@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tempfile
@@ -17,7 +16,6 @@ import torch
 
 from lunar_processing.classical import around
 from lunar_processing.classical.anomalies import METHODS
-from lunar_processing.draft import Draft
 from lunar_processing.errors import DataError, ModelError, OutputError, ParameterError
 from lunar_processing.evaluate import report
 from lunar_processing.evaluate.anomalies import chapter
@@ -41,6 +39,7 @@ from lunar_processing.raster.writer import Band, RasterWriter
 from lunar_processing.tools import anomalies
 from lunar_processing.tools.job import Options
 from lunar_processing.tools.realism import SUFFIXES, SUN, Say
+from lunar_processing.tools.reports import publish
 from lunar_processing.training.data import SPLITS, product_id
 
 MODELS = ("vae-2020", "vae-2024", "anomaly-multiscale")  # shipped; where one is missing the report says so
@@ -106,11 +105,7 @@ def evaluate_anomalies(folder: Path, out: Path, wishes: Wishes | None = None, sa
         say(f"{name}: {len(made)} patches of {len(kept)} strips are scored")
         parts += chapter(name, made, kept, facts["strips"][name], _shown(measured))
     out.mkdir(parents=True, exist_ok=True)
-    with Draft(out / "report.html") as page, Draft(out / "report.json") as numbers:
-        page.path.write_text(report.page("Anomalies: who finds planted things", parts), encoding="utf-8")
-        numbers.path.write_text(json.dumps(_plain(facts), indent=1) + "\n", encoding="utf-8")
-        page.publish()
-        numbers.publish()
+    publish(out / "report", report.page("Anomalies: who finds planted things", parts), _plain(facts), overwrite=False)
     return {"report": str(out / "report.html"), "numbers": str(out / "report.json"), **_plain(facts)}
 
 

@@ -7,7 +7,6 @@ those that look for their best strength are told the truth to choose it by, whic
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,6 @@ from skimage import restoration as skimage
 from lunar_processing.classical import enhance as classical
 from lunar_processing.classical import noise as noises
 from lunar_processing.classical.noise import Noise
-from lunar_processing.draft import Draft
 from lunar_processing.errors import DataError
 from lunar_processing.evaluate import craters, report, restoration
 from lunar_processing.evaluate.spots import count_spots
@@ -35,6 +33,7 @@ from lunar_processing.simulate import scenes, sensor
 from lunar_processing.tools.enhance import enhance
 from lunar_processing.tools.job import Options
 from lunar_processing.tools.realism import SUFFIXES, Say
+from lunar_processing.tools.reports import publish
 from lunar_processing.tools.shadow import of_camera, restore, windows_of
 from lunar_processing.training.data import SPLITS, dice, mix, product_id
 
@@ -125,11 +124,7 @@ def evaluate_psr(folder: Path, out: Path, wishes: Wishes | None = None, say: Say
             say(f"{scene.name} at {level:g} DN")
     facts = summary(found, levels, wishes)
     out.mkdir(parents=True, exist_ok=True)
-    with Draft(out / "psr.html", overwrite=True) as page, Draft(out / "psr.json", overwrite=True) as numbers:
-        page.path.write_text(in_html(found, levels, wishes), encoding="utf-8")
-        numbers.path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        page.publish()
-        numbers.publish()
+    publish(out / "psr", in_html(found, levels, wishes), facts)
     return {"report": str(out / "psr.html"), "numbers": str(out / "psr.json"), **facts}
 
 

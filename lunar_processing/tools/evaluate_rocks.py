@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,6 @@ import torch
 
 from lunar_processing.classical.noise import fit_noise, sigma_at
 from lunar_processing.classical.rocks import METHODS
-from lunar_processing.draft import Draft
 from lunar_processing.errors import DataError, ParameterError
 from lunar_processing.evaluate import report
 from lunar_processing.evaluate.rocks import Stones, Tally, scores, tally
@@ -27,6 +25,7 @@ from lunar_processing.simulate import scenes
 from lunar_processing.simulate.scenes import SceneRecipe
 from lunar_processing.sizes import fit_power_law
 from lunar_processing.tools.job import Options
+from lunar_processing.tools.reports import known, publish
 from lunar_processing.tools.rocks import POINTS, Wishes, segment_rocks
 from lunar_processing.training.data import SPLITS, product_id
 from lunar_processing.vector import read_layer
@@ -324,14 +323,7 @@ def _search(path: Path, model: str, plan: Plan, out: Path, ground: _Ground) -> N
 def _write(out: Path, facts: dict[str, Any], pictures: Sequence[Any], first: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     parts = [report.text(_METHOD), *_tables(facts), *_figures(facts, pictures, first)]
-    with (
-        Draft(out / "rocks_orbit.html", overwrite=True) as text,
-        Draft(out / "rocks_orbit.json", overwrite=True) as data,
-    ):
-        text.path.write_text(report.page("Rocks from orbit", parts), encoding="utf-8")
-        data.path.write_text(json.dumps(_known(facts), indent=1) + "\n", encoding="utf-8")
-        text.publish()
-        data.publish()
+    publish(out / "rocks_orbit", report.page("Rocks from orbit", parts), known(facts))
 
 
 _METHOD = (
@@ -393,15 +385,6 @@ def _figures(facts: dict[str, Any], pictures: Sequence[Any], first: str) -> list
         drawn.tight_layout()
         parts.append(report.figure(drawn, f"Some of the scenes: true rocks green, those of {first} red."))
     return parts
-
-
-def _known(facts: Any) -> Any:
-    """Without NaN, which JSON does not have."""
-    if isinstance(facts, dict):
-        return {key: _known(value) for key, value in facts.items()}
-    if isinstance(facts, (list, tuple)):
-        return [_known(value) for value in facts]
-    return None if isinstance(facts, float) and not math.isfinite(facts) else facts
 
 
 def in_words(facts: Mapping[str, Any]) -> str:

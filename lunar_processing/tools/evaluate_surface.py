@@ -8,8 +8,6 @@ published split.
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +18,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lunar_processing.draft import Draft
 from lunar_processing.errors import DataError, ModelError
 from lunar_processing.evaluate import report
 from lunar_processing.evaluate.segmentation import confusion, mean_share, shares, together
 from lunar_processing.modelpack import Pack, find_pack, list_packs
+from lunar_processing.tools.reports import known, publish
 from lunar_processing.tools.surface_data import lander_view, published_split
 from lunar_processing.training.data import Picture
 from lunar_processing.training.recipes.surface import CLASSES, PUBLISHED, ROCKS, as_the_tool_shows, squeezed
@@ -152,14 +150,7 @@ def _write(out: Path, facts: dict[str, Any], sets: Mapping[str, Sequence[Picture
         rows = [[model, *(numbers[kind][c] for c in COLUMNS)] for model, numbers in facts["models"].items()]
         parts += [report.heading(f"{count} {kind}"), report.table(["model", *COLUMNS], rows, best=True)]
     parts.append(_figure(sets, show, name))
-    with (
-        Draft(out / "rocks_surface.html", overwrite=True) as text,
-        Draft(out / "rocks_surface.json", overwrite=True) as data,
-    ):
-        text.path.write_text(report.page("Rocks from the ground", parts), encoding="utf-8")
-        data.path.write_text(json.dumps(_known(facts), indent=1) + "\n", encoding="utf-8")
-        text.publish()
-        data.publish()
+    publish(out / "rocks_surface", report.page("Rocks from the ground", parts), known(facts))
 
 
 def _figure(sets: Mapping[str, Sequence[Picture]], show: Predict, name: str) -> str:
@@ -182,13 +173,6 @@ def coloured(classes: np.ndarray) -> np.ndarray:
     palette = np.full((256, 3), 128, np.uint8)
     palette[: len(COLOURS)] = COLOURS
     return palette[classes]
-
-
-def _known(facts: Any) -> Any:
-    """Without NaN, which JSON does not have."""
-    if isinstance(facts, dict):
-        return {key: _known(value) for key, value in facts.items()}
-    return None if isinstance(facts, float) and not math.isfinite(facts) else facts
 
 
 def _line(name: str, numbers: Mapping[str, Any]) -> str:
