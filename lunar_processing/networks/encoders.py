@@ -252,7 +252,8 @@ class _Inverted(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The first ten blocks of EfficientNet-Lite0: the image itself, then the last map of each size down to 1/16.
+    """The first blocks of EfficientNet-Lite0: the image itself, then the last map of each size, down to 1/16 with ten
+    blocks, to 1/32 with more.
 
     Its authors filled up edges at the right and at the bottom first, and expect grey levels of another mean.
     """
@@ -270,17 +271,23 @@ class EfficientNetLite0(nn.Module):
         (3, 480, 80, 1),
         (5, 480, 112, 1),
         (5, 672, 112, 1),
+        (5, 672, 112, 1),
+        (5, 672, 192, 2),
+        (5, 1152, 192, 1),
+        (5, 1152, 192, 1),
+        (5, 1152, 192, 1),
+        (3, 1152, 320, 1),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int = 10) -> None:
         super().__init__()
         self._conv_stem, self._bn0 = _LateConv(3, 32, 3, 2), _norm(32)
         inputs = (32, *(outputs for _, _, outputs, _ in self.BLOCKS))
-        self._blocks = nn.ModuleList(_Lite(first, *block) for first, block in zip(inputs, self.BLOCKS))
+        self._blocks = nn.ModuleList(_Lite(first, *block) for first, block in zip(inputs, self.BLOCKS[:blocks]))
         self.apply(_he)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) → five maps, 1/1 to 1/16."""
+        """(N, 3, H, W) → five maps, 1/1 to 1/16, or six, to 1/32."""
         seen = [x, functional.relu6(self._bn0(self._conv_stem(x)))]
         for block in self._blocks:
             x = block(seen[-1])
