@@ -64,6 +64,11 @@ examples:
   lunar evaluate rocks --view orbit --out report --real nac_cdr
   lunar evaluate surface --real lander_view --out report --models rocks-surface
   lunar evaluate anomalies --real nac_cdr --out report --models vae-2024 my-model --models-dir my-models""",
+    "patches": """
+examples:
+  lunar patches maps/ --out patches --size 64 --latitude 60
+  lunar patches maps/ nac/ --out patches --band 1 --count 5000 --keep-aside M1155395732 M1229577647
+  lunar patches list.csv --out patches --size 128 --stride 64 --shrink 2""",
     "train": """
 examples:
   lunar train rocks --images sites/ --labels boulders.gpkg --out my-rocks --minutes 20
@@ -370,6 +375,18 @@ def _train(given: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _patches(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import patches
+
+    names = ("size", "stride", "shrink", "latitude", "count", "band", "seed", "overwrite")
+    asked: dict[str, Any] = {name: getattr(given, name) for name in names}
+    if given.keep_aside:
+        asked["keep_aside"] = tuple(given.keep_aside)
+    facts = patches.cut_patches(patches.Wishes(given.images, Path(given.out), **asked), _report(console))
+    console.result(facts, patches.in_words(facts))
+    return 0
+
+
 def _calibrate(given: argparse.Namespace, console: Console) -> int:
     from lunar_processing.tools import calibrate_rocks as tool
 
@@ -450,6 +467,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "info": _info,
     "simulate": _simulate,
     "evaluate": _evaluate,
+    "patches": _patches,
     "train": _train,
     "calibrate": _calibrate,
     "fetch-features": _fetch_features,
@@ -538,6 +556,7 @@ def _parser() -> argparse.ArgumentParser:
     _image_arguments(info)
     _simulate_parser(commands)
     _evaluate_parser(commands)
+    _patches_parser(commands)
     _train_parser(commands)
     calibrate = _command(commands, "calibrate", "Find out how a rock model is to be read, and where it works.")
     calibrate.add_argument("model", metavar="FOLDER", help="model of rocks and their middles; its card is rewritten")
@@ -766,6 +785,32 @@ def _evaluate_parser(commands: Any) -> None:
     things.add_argument("--small", action="store_true", help="a few small images, to try it out: measures nothing")
     rocks = tool.add_argument_group("rocks, with --models, --models-dir and --small too")
     rocks.add_argument("--view", default="orbit", choices=("orbit",), help="from where they are seen (default orbit)")
+
+
+def _patches_parser(commands: Any) -> None:
+    what = "Cut images into a set of small pictures of one size, none of them twice."
+    tool = _command(commands, "patches", what)
+    tool.add_argument("images", nargs="+", metavar="PATH", help="images, folders, or manifests (.csv), 1 or more")
+    tool.add_argument("--out", required=True, metavar="DIR", help="folder for patches.npy, its manifest and a picture")
+    tool.add_argument("--size", type=int, default=64, metavar="PX", help="side of a patch, a power of 2 (default 64)")
+    tool.add_argument("--stride", type=int, metavar="PX", help="from one patch to the next (default: side by side)")
+    tool.add_argument(
+        "--shrink", type=int, default=1, metavar="N", help="make images N times smaller first, by means (default 1)"
+    )
+    tool.add_argument(
+        "--latitude",
+        type=float,
+        metavar="DEG",
+        help="images twice as wide as high are maps of a whole body: leave out what is nearer the poles",
+    )
+    tool.add_argument("--count", type=int, metavar="N", help="at most N, evenly from all products (default: all)")
+    tool.add_argument(
+        "--keep-aside", nargs="+", metavar="PRODUCT", help="products to validate on (default: a tenth of the patches)"
+    )
+    tool.add_argument("--band", type=int, metavar="N", help="which band of the images, from 1, where there are several")
+    tool.add_argument("--seed", type=int, default=0, metavar="N", help="of what is chosen and kept aside (default 0)")
+    tool.add_argument("--overwrite", action="store_true", help="replace a set that is there")
+    _run_arguments(tool)
 
 
 def _train_parser(commands: Any) -> None:

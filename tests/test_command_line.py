@@ -74,6 +74,8 @@ OPTIONS = {
     "train": "--json --images --out --band --labels --area --from --models-dir --classes --validation --split "
     "--simulated --minutes --steps --seed --resume --size --batch --rate --set --device --progress --watch-stdin",
     "evaluate": "--json --real --out --part --seed --recipe --steps --models --models-dir --strips --small --view",
+    "patches": "--json --out --size --stride --shrink --latitude --count --keep-aside --band --seed --overwrite "
+    "--progress --watch-stdin",
     "calibrate": "--json --small",
     "fetch-features": "--json --from --overwrite",
     "install-models": "--json --into --overwrite",

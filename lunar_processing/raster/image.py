@@ -241,6 +241,12 @@ def files_of(path: str | Path) -> set[Path]:
         return {path.resolve()}
 
 
+def count_bands(path: str | Path) -> int:
+    """How many bands of data there are; a mask is none."""
+    with _open_dataset(Path(path)) as dataset:
+        return len(_data_bands(dataset))
+
+
 def open_image(path: str | Path, band: int | None = None) -> Image:
     """Open one band of an image of any format the tools know."""
     path = Path(path)
@@ -290,7 +296,7 @@ def _open_dataset(path: Path) -> rasterio.DatasetReader:
 def _choose_band(dataset: rasterio.DatasetReader, path: Path, band: int | None) -> int:
     if band is not None and not 1 <= band <= dataset.count:
         raise ParameterError(f"{path.name} has {dataset.count} band(s); there is no band {band}.", "see `lunar info`.")
-    data_bands = [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
+    data_bands = _data_bands(dataset)
     if band is None and len(data_bands) != 1:
         names = ", ".join(f"{i} {dataset.descriptions[i - 1] or dataset.colorinterp[i - 1].name}" for i in data_bands)
         raise ImageError(
@@ -308,6 +314,10 @@ def _choose_band(dataset: rasterio.DatasetReader, path: Path, band: int | None) 
             "extract the amplitude first, for example with gdal_calc.py or a VRT.",
         )
     return chosen
+
+
+def _data_bands(dataset: rasterio.DatasetReader) -> list[int]:
+    return [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
 
 
 def _grid_of(dataset: rasterio.DatasetReader) -> Grid:
