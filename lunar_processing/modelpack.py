@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ FORMAT = 1
 UNSEEN = 0.05
 TOLERATED = 2.0
 STEP = ".int8_step"  # after the name of a matrix in int8: what its numbers count
+LARGEST_CARD = 16 << 20  # bytes
+MOST = 1 << 14  # of a size in px, and of any number in the settings of a network
 BLOCK = 128  # so many numbers side by side in a row count one step
 
 
@@ -47,6 +50,8 @@ class Normalisation:
     high: float = 99.5
 
     def __post_init__(self) -> None:
+        if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in (self.low, self.high)):
+            raise ModelError(f"The card normalises by {self.low!r} and {self.high!r}.", "both must be numbers.")
         if self.kind not in ("percentile", "range", "noise"):
             raise ModelError(
                 f"The card asks for an unknown normalisation {self.kind!r}.", "use 'percentile', 'range' or 'noise'."
@@ -91,6 +96,7 @@ class Pack:
 
     def network(self, device: str = "cpu") -> nn.Module:
         """The network with its verified weights, ready to predict on `device`."""
+        import torch
         from safetensors.torch import load_file
 
         from lunar_processing.networks import FAMILIES
@@ -101,9 +107,13 @@ class Pack:
                 f"update the engine; it knows {', '.join(FAMILIES)}.",
             )
         self.verify()
+        family = FAMILIES[self.card.family]
         try:
-            network = FAMILIES[self.card.family](**self.card.settings)
-            network.load_state_dict(_widened(load_file(self.folder / WEIGHTS)))
+            with torch.device("meta"):  # without memory, for the card may promise a network that nobody can hold
+                promised = family(**self.card.settings).state_dict()
+            weights = _checked(_widened(load_file(self.folder / WEIGHTS)), promised)
+            network = family(**self.card.settings)
+            network.load_state_dict(weights)
         except Exception as error:
             raise ModelError(
                 f"The weights of model {self.card.id} do not fit its card ({error}).", "install the model again."
@@ -212,11 +222,12 @@ def read_pack(folder: Path) -> Pack:
     """Read and check a card; weights are left alone."""
     path = folder / CARD
     try:
-        text = json.loads(path.read_text(encoding="utf-8"))
-        return Pack(_card(text), folder)
+        if path.stat().st_size > LARGEST_CARD:
+            raise ValueError(f"it is larger than {LARGEST_CARD >> 20} MiB")
+        return Pack(_card(json.loads(path.read_text(encoding="utf-8"))), folder)
     except FileNotFoundError as error:
         raise ModelError(f"{folder} is not a model folder: it has no {CARD}.", "check the path.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelError(f"The card {path} cannot be understood ({error}).", "install the model again.") from error
 
 
@@ -259,7 +270,20 @@ def _widened(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
+def _checked(weights: dict[str, Tensor], promised: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, if they are those of the network and all of them numbers."""
+    for name in {**promised, **weights}:
+        there, wanted = (tuple(part[name].shape) if name in part else "nothing" for part in (weights, promised))
+        if there != wanted:
+            raise ModelError(f"{name} is {there}, and should be {wanted}")
+        if not bool(weights[name].isfinite().all()):
+            raise ModelError(f"{name} holds what is no number")
+    return weights
+
+
 def _spread(steps: Tensor, matrix: Tensor) -> Tensor:
+    if steps.shape != (matrix.shape[0], -(-matrix.shape[1] // BLOCK)):
+        raise ModelError(f"steps of {tuple(steps.shape)} are not those of a matrix of {tuple(matrix.shape)}")
     return steps.repeat_interleave(BLOCK, dim=1)[:, : matrix.shape[1]]
 
 
@@ -281,8 +305,8 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _card(text: dict[str, Any]) -> Card:
-    if text.pop("format", None) != FORMAT:
+def _card(text: Any) -> Card:
+    if not isinstance(text, dict) or text.pop("format", None) != FORMAT:
         raise ModelError("the card is of another format", "update the engine.")
     if text["task"] not in TASKS:
         raise ModelError(f"the task {text['task']!r} is unknown")
@@ -291,13 +315,41 @@ def _card(text: dict[str, Any]) -> Card:
     text["classes"] = tuple(text.get("classes", ()))
     text["windows"] = tuple(int(side) for side in text.get("windows", ()))
     card = Card(**text)
-    if min(card.tile, card.stride, card.window) < 1 or card.halo < 0 or card.tile <= 2 * card.halo:
+    _check_types(card)
+    if min(card.tile, card.stride, card.window, *card.windows) < 1 or card.halo < 0 or card.tile <= 2 * card.halo:
         raise ModelError("tile, halo, stride and window leave nothing to compute")
+    if any(abs(number) > MOST for number in (card.tile, card.window, *card.windows, *_numbers(card.settings))):
+        raise ModelError(f"the card asks for more than {MOST} of something, which no model here needs")
     return card
+
+
+def _check_types(card: Card) -> None:
+    """A card is a text that somebody wrote: each field is what the class says, or the card is none."""
+    for one in fields(card):
+        value, kind = getattr(card, one.name), _KINDS.get(str(one.type).partition("[")[0])
+        if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise TypeError(f"{one.name} is {value!r:.40}")
+    if not all(isinstance(name, str) for name in card.classes):
+        raise TypeError(f"classes are {card.classes!r:.40}")
+    if not all(isinstance(end, (int, float)) for ends in card.works.values() for end in ends):
+        raise TypeError(f"works is {card.works!r:.40}")
+
+
+_KINDS = {"str": str, "int": int, "Mapping": Mapping}
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in nested settings."""
+    if isinstance(value, (int, float)):
+        yield value
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _numbers(part)
 
 
 def _pair(value: Sequence[float] | None) -> tuple[float, float] | None:
     if value is None:
         return None
     low, high = (float(v) for v in value)
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"pixel_size_m is {value}")
     return low, high

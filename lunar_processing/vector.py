@@ -23,7 +23,6 @@ import numpy as np
 import pyogrio
 import pyogrio.raw
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
@@ -117,8 +116,9 @@ def target(text: str | os.PathLike[str]) -> Target:
 def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
     """Name and kind of geometry of every layer of a file; empty where it cannot be read as one of vectors."""
     try:
-        return {str(name): str(kind) for name, kind in pyogrio.list_layers(path)}
-    except DataSourceError:
+        with _read_plainly(path):
+            return {str(name): str(kind) for name, kind in pyogrio.list_layers(path)}
+    except ImageError:
         return {}
 
 
@@ -128,24 +128,33 @@ def read_layer(text: str | os.PathLike[str]) -> Layer:
     layer = option.partition("=")[2] or None
     if not Path(name).exists():
         raise ImageError(f"There is no file {name}.", "check the path.")
-    try:
-        there = [str(found) for found, _kind in pyogrio.list_layers(name)]
-        if layer is None and len(there) > 1:
-            raise ImageError(
-                f"{name} has {len(there)} layers: {', '.join(there)}.", f"choose one: '{name}|layername={there[0]}'."
-            )
+    there = list(layers_of(name))
+    if layer is None and len(there) > 1:
+        raise ImageError(
+            f"{name} has {len(there)} layers: {', '.join(there)}.", f"choose one: '{name}|layername={there[0]}'."
+        )
+    if there and layer is not None and layer not in there:
+        raise ImageError(f"{name} has no layer {layer!r}: it has {', '.join(there)}.", "name one of them.")
+    with _read_plainly(name):
         meta, _, shapes, columns = pyogrio.raw.read(name, layer=layer)
-    except DataSourceError as error:
-        raise ImageError(f"{name} is not a vector file that can be read ({error}).", "give a GeoPackage.") from error
-    except DataLayerError as error:
-        raise ImageError(f"{name} has no layer {layer!r}: it has {', '.join(there)}.", "name one of them.") from error
-    wkt = CRS.from_user_input(meta["crs"]).to_wkt("WKT2_2019") if meta["crs"] else None
+        wkt = CRS.from_user_input(meta["crs"]).to_wkt("WKT2_2019") if meta["crs"] else None
+        shapes = shapely.from_wkb(shapes)
+        metadata = _provenance(Path(name), layer or there[0])
     fields = dict(zip(map(str, meta["fields"]), columns))
-    shapes = shapely.from_wkb(shapes)
     kept = np.array([shape is not None and not shape.is_empty for shape in shapes], bool)
     fields = {key: values[kept] for key, values in fields.items()}
-    found = layer or there[0]
-    return Layer(found, shapes[kept], fields, wkt, str(meta["geometry_type"]), metadata=_provenance(Path(name), found))
+    return Layer(layer or there[0], shapes[kept], fields, wkt, str(meta["geometry_type"]), metadata=metadata)
+
+
+@contextlib.contextmanager
+def _read_plainly(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the libraries below say of a file that is none, as ours."""
+    try:
+        yield
+    except (RuntimeError, ValueError, LookupError, ArithmeticError, MemoryError, shapely.errors.ShapelyError) as error:
+        raise ImageError(
+            f"{path} is not a vector file that can be read ({error}).", "give a GeoPackage, or fetch the file again."
+        ) from error
 
 
 def _provenance(path: Path, layer: str) -> str:

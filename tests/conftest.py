@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from guarded import Reader
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -29,3 +33,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def reader() -> Iterator[Reader]:
+    """A reader in a process of its own; one for all tests, for it takes seconds to begin."""
+    from guarded import Reader
+
+    if os.name == "nt":
+        pytest.skip("memory and time of a process cannot be bounded here")
+    one = Reader()
+    yield one
+    one.close()

@@ -21,6 +21,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from lunar_processing.errors import ImageError
 from lunar_processing.raster.label import flatten, label_of, quantity_of, text_of
 
+LONGEST_SIDE = 25_000_000  # px: the Moon is 22 million half metres around
+LARGEST_BLOCK = 2 << 30  # bytes; libtiff itself goes no further
+
 
 def expected_size(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]) -> int | None:
     """Bytes that the file with the pixels must have at least, by its label; None where the label cannot tell.
@@ -31,10 +34,16 @@ def expected_size(dataset: rasterio.DatasetReader, path: str | os.PathLike[str])
     return measured[1] if measured else None
 
 
-def check_complete(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]) -> None:
-    """Raise ImageError if a file was cut short, before anybody computes for hours on its first half."""
+def check_complete(
+    dataset: rasterio.DatasetReader, path: str | os.PathLike[str], drawn_by: tuple[Path, ...] = ()
+) -> None:
+    """Raise ImageError if a file was cut short, before anybody computes for hours on its first half.
+
+    `drawn_by` are the virtual rasters that draw on it.
+    """
+    _check_size(dataset, path)
     if dataset.driver == "VRT":
-        return _check_sources(dataset, path)
+        return _check_sources(dataset, path, (*drawn_by, Path(path).resolve()))
     measured = _extent(dataset, path)
     if measured is not None:
         file, needed = measured
@@ -48,6 +57,22 @@ def check_complete(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]
             )
     _check_ending(dataset, Path(path))
     return None
+
+
+def _check_size(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]) -> None:
+    """Raise ImageError for sizes that nobody has, and for blocks that no memory holds: GDAL believes every label."""
+    width, height = dataset.width, dataset.height
+    if max(width, height) > LONGEST_SIDE:
+        raise ImageError(
+            f"{path} claims to have {width:,} × {height:,} pixels, more than the Moon in pixels of half a metre.",
+            "fetch the file again: its label is damaged.",
+        )
+    for (rows, cols), dtype in zip(dataset.block_shapes, dataset.dtypes):
+        if rows * cols * np.dtype(dtype).itemsize > LARGEST_BLOCK:
+            raise ImageError(
+                f"{path} is stored in blocks of {cols:,} × {rows:,} pixels, which can only be read as a whole.",
+                "write it in tiles: gdal_translate -co TILED=YES.",
+            )
 
 
 def _extent(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]) -> tuple[Path, int] | None:
@@ -130,6 +155,10 @@ def _vicar_extent(_: rasterio.DatasetReader, path: Path, label: dict[str, Any]) 
 
 def _tiff_extent(dataset: rasterio.DatasetReader, path: Path, _: dict[str, Any]) -> tuple[Path, int] | None:
     bands = dataset.indexes if dataset.interleaving and dataset.interleaving.name == "band" else [1]
+    rows, cols = dataset.block_shapes[0]
+    listed = -(-dataset.height // rows) * -(-dataset.width // cols) * len(bands)
+    if listed > path.stat().st_size:  # its table alone, of four bytes a block and more, would not fit into it
+        return path, 4 * listed
     end = 0
     for band in bands:
         height, width = dataset.block_shapes[band - 1]
@@ -164,7 +193,7 @@ def _check_ending(dataset: rasterio.DatasetReader, path: Path) -> None:
             raise ImageError(f"{path} is cut short: its end is missing.", "copy or download the file again.")
 
 
-def _check_sources(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]) -> None:
+def _check_sources(dataset: rasterio.DatasetReader, path: str | os.PathLike[str], drawn_by: tuple[Path, ...]) -> None:
     """A virtual raster is whole if every file it draws from is there and whole."""
     root = ElementTree.fromstring("".join(dataset.tags(ns="xml:VRT").values()))
     for node in (*root.iter("SourceFilename"), *root.iter("SourceDataset")):
@@ -174,11 +203,13 @@ def _check_sources(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]
         source = Path(path).parent / name if node.get("relativeToVRT") == "1" else Path(name)
         if not source.exists():
             raise ImageError(f"{path} draws on {source}, which is missing.", "put it back, or rebuild the VRT.")
+        if source.resolve() in drawn_by:
+            raise ImageError(f"{path} draws on {source}, and that on this one.", "rebuild the VRT.")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 opened = rasterio.open(source)
             with opened:
-                check_complete(opened, source)
+                check_complete(opened, source, drawn_by)
         except RasterioError as error:
             raise ImageError(f"{path} draws on {source}, which is unreadable: {error}", "rebuild the VRT.") from error

@@ -189,7 +189,7 @@ class Image:
             try:
                 reader = self._dataset.read_masks if mask else self._dataset.read
                 return reader(self.band, window=area)
-            except (RasterioError, OSError) as error:
+            except (RasterioError, OSError, UnicodeDecodeError, MemoryError) as error:
                 raise ImageError(
                     f"{self.path} breaks off or is damaged: rows {window.row}–{window.bottom - 1} cannot be read "
                     f"({_reason(error)}).",
@@ -282,7 +282,7 @@ def _open_dataset(path: Path) -> rasterio.DatasetReader:
                 return dataset
             dataset.close()
             return rasterio.open(path, **options)
-    except RasterioError as error:
+    except (RasterioError, UnicodeDecodeError) as error:  # rasterio takes GDAL's words for UTF-8, whatever they quote
         labels = [path.with_suffix(suffix) for suffix in (".lbl", ".LBL", ".xml", ".XML")]
         label = next((label for label in labels if label.exists() and label != path), None)
         raise ImageError(

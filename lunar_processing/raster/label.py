@@ -15,11 +15,17 @@ from typing import Any
 
 import rasterio
 
+from lunar_processing.errors import ImageError
+
+LABELLED = ("ISIS3", "PDS", "PDS4", "VICAR")  # drivers of files that begin with a label, or are one
 _SILENT = {"", "N/A", "NA", "UNK", "UNKNOWN", "NULL", "NONE", "NAN", "-9999"}
 
 
 def label_of(dataset: rasterio.DatasetReader) -> dict[str, Any]:
-    """The label as nested dictionaries, empty if the image has none."""
+    """The label as nested dictionaries, empty if the image has none.
+
+    A format whose label says which numbers are no signal cannot do without: there, one that is not understood raises.
+    """
     namespaces = set(dataset.tag_namespaces())
     for namespace, parse in _LANGUAGES.items():
         if namespace in namespaces:
@@ -27,20 +33,32 @@ def label_of(dataset: rasterio.DatasetReader) -> dict[str, Any]:
                 return parse(dataset.tags(ns=namespace))
             except (ValueError, ElementTree.ParseError, RecursionError):
                 continue
+    if dataset.driver in LABELLED:
+        raise ImageError(
+            f"The label of {dataset.name} cannot be understood, and with it which pixels are no signal.",
+            "fetch the file again; where it is whole, replace what is not plain ASCII in its label.",
+        )
     return dict(dataset.tags())
 
 
 def _parse_json(tags: dict[str, str]) -> dict[str, Any]:
     # GDAL hands over one JSON text; rasterio splits it at its first colon, as if it were KEY:VALUE.
-    key, value = next(iter(tags.items()))
+    key, value = _only(tags)
     label = json.loads(key if not value else f"{key}:{value}")
     return label if isinstance(label, dict) else {}
 
 
 def _parse_pds4(tags: dict[str, str]) -> dict[str, Any]:
-    key, value = next(iter(tags.items()))
+    key, value = _only(tags)
     text = value if value.lstrip().startswith("<") else f"{key}={value}"
     return {"PDS4": _element(ElementTree.fromstring(text[text.index("<") :].encode()))}
+
+
+def _only(tags: dict[str, str]) -> tuple[str, str]:
+    """The text of a label; rasterio leaves out what is no UTF-8."""
+    if len(tags) != 1:
+        raise ValueError("no text")
+    return next(iter(tags.items()))
 
 
 def _element(node: ElementTree.Element) -> Any:

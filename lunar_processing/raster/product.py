@@ -58,7 +58,7 @@ class Product:
 
 
 def read_product(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]) -> Product:
-    """Read what the label of an open image says. Never fails: a damaged label is a silent one."""
+    """Read what the label of an open image says. One that only describes is silent where it is damaged."""
     label = label_of(dataset)
     keywords = flatten(label)
     name, source = _identity(keywords, path)

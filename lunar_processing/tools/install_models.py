@@ -6,6 +6,7 @@ need, under names that stay inside; and a model appears under its name only when
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import stat
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +104,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
             for member in box.infolist():
                 if not member.is_dir():
                     _take_out(box, member, folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise ModelError(f"{archive} is no archive that can be read ({error}).", "fetch it again.") from error
     return folder
 

@@ -48,7 +48,7 @@ def reproduce(
 ) -> dict[str, Any]:
     """Run again and compare; `image` is where the input lies now, if not where it was."""
     report = report or Report()
-    asked = _asked(output)
+    asked = asked_of(output)
     options = _options(asked, _input(asked, image), tuple(folders))
     with tempfile.TemporaryDirectory(prefix="lunar-reproduce-") as folder:
         made = _run(asked, options, Path(folder), report)
@@ -74,7 +74,8 @@ def in_words(facts: Mapping[str, Any]) -> str:
 # ---- what it says of itself --------------------------------------------------------------------------------------
 
 
-def _asked(output: str) -> Asked:
+def asked_of(output: str) -> Asked:
+    """What an output says of how it was made."""
     name, _, layer = output.partition("|layername=")
     path = Path(name)
     if not path.exists():
