@@ -40,6 +40,7 @@ TORCHVISION = {
             "_blocks.9._project_conv.weight": (112, 672, 1, 1),
         },
     ),
+    "efficientnet-lite0-13": (1_401_088, {"_blocks.12._project_conv.weight": (192, 1152, 1, 1)}),
 }
 
 

@@ -127,6 +127,20 @@ def test_simulated_rocks_are_of_either_size_and_specks_are_not_asked_for():
     assert mask[0, 1, 3] == UNKNOWN
 
 
+def test_a_hidden_sky_may_end_above_the_ground_and_what_is_left_of_it_is_nearly_black():
+    image, mask = landscape(0)
+    count = 40
+    pixels = torch.from_numpy(image / 255).float().repeat(count, 1, 1, 1)
+    valid = torch.from_numpy(mask != surface.SKY).repeat(count, 1, 1, 1)
+    batch = surface.hidden_sky({"image": pixels, "valid": valid}, torch.Generator().manual_seed(1))
+    assert torch.equal(batch["image"][valid], pixels[valid])
+    sky = batch["image"][:, 0, :SKY_ROWS]
+    hidden = (sky == 0.5).all(dim=2)
+    assert set(range(SKY_ROWS + 1)) & set(hidden.sum(dim=1).tolist()) > {0, SKY_ROWS}
+    assert all(bool(rows[:n].all()) for rows, n in zip(hidden, hidden.sum(dim=1).tolist()))  # from above
+    assert sky[~hidden].max() <= surface.NEARLY_BLACK
+
+
 # ---- what is learnt ----------------------------------------------------------------------------------------------
 
 
@@ -163,7 +177,7 @@ def test_rocks_surface_learns_from_renders_and_simulated_views_and_begins_with_w
     monkeypatch.setattr(surface, "POOL", 1)
     torch.manual_seed(3)
     given = {k: torch.rand_like(v) if v.is_floating_point() else v
-             for k, v in ENCODERS["efficientnet-lite0"]()[0].state_dict().items()}  # fmt: skip
+             for k, v in ENCODERS[surface.SURFACE.card.settings["encoder"]]()[0].state_dict().items()}  # fmt: skip
     save_file({**given, "_fc.bias": torch.zeros(1000)}, tmp_path / "imagenet.safetensors")
     plan = wishes("rocks-surface", banks, tmp_path / "m", steps=2, encoder_weights=tmp_path / "imagenet.safetensors",
                   rate=1e-6)  # fmt: skip

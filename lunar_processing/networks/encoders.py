@@ -387,4 +387,5 @@ ENCODERS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
     "resnet18": lambda: (ResNet18(), (3, 64, 64, 128, 256, 512)),
     "mobilenetv3": lambda: (MobileNetV3Large(), (3, 16, 24, 40, 112, 960)),
     "efficientnet-lite0": lambda: (EfficientNetLite0(), (3, 16, 24, 40, 112)),
+    "efficientnet-lite0-13": lambda: (EfficientNetLite0(13), (3, 16, 24, 40, 112, 192)),
 }

@@ -27,6 +27,7 @@ from lunar_processing.training.recipes.surface import CLASSES, CLOSE_UP, REAL, W
 GROUND, SMALL, LARGE = 0, 1, 2
 GREEN = 2  # band
 LARGE_PX = 300  # area in px from which a rock of a rover frame is large; the renders' classes part about there
+KEPT_OF = 3  # one of so many renders of the split's validation part is kept for validation
 COCO = "_annotations.coco.json"
 # What is no rock, whatever else it is. Regions full of rocks are not rock in every pixel: they stay UNKNOWN.
 NO_ROCK = ("rover path", "crater", "artifact")
@@ -45,12 +46,15 @@ def lander_view(folder: Path, product: str) -> list[Picture]:
 def banks(renders: Path, real: Path, rover: Path, out: Path) -> dict[str, Path]:
     """What `rocks-surface` and the published recipes learn from and are validated on, as two files to train from.
 
-    The first holds the renders of the published split's training part, their close-ups and the rover's frames; the
-    second the renders of its validation part and the real images.
+    The first holds the renders of the published split's training part and two of three of its validation part, which
+    is more than there is to choose, their close-ups and the rover's frames; the second the other renders of the
+    validation part and the real images.
     """
     parts = published_split(lander_view(renders, "render"))
-    learnt = [*parts["train"], *close_ups(parts["train"]), *rover_frames(rover)]
-    kept = [*(replace(p, product="kept renders") for p in parts["validation"]), *lander_view(real, REAL)]
+    kept = [replace(p, product="kept renders") for p in parts["validation"][::KEPT_OF]]
+    learnt = [*parts["train"], *(p for n, p in enumerate(parts["validation"]) if n % KEPT_OF)]
+    learnt = [*learnt, *close_ups(learnt), *rover_frames(rover)]
+    kept += lander_view(real, REAL)
     out.mkdir(parents=True, exist_ok=True)
     paths = {"images": out / "surface_train.safetensors", "validation": out / "surface_validation.safetensors"}
     save_pictures(paths["images"], learnt)

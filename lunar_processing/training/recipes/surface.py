@@ -177,8 +177,11 @@ def _published(name: str, plan: Published, repaired: bool) -> Recipe:
 # ---- our own -----------------------------------------------------------------------------------------------------
 
 WEIGHTS = (1.0, 3.0, 3.0, 1.0)  # rocks are a few pixels in a hundred
-SIMULATED, WEAK, CLOSE = 1, 1, 2  # of eight windows; the rest are of whole renders
-HIDDEN_SKY = 0.5  # share of windows in which black sky is MIDDLE, as the tool shows what is not valid
+SIMULATED, WEAK, CLOSE = 1, 1, 1  # of eight windows; the rest are of whole renders
+# Shares of windows in which black sky is MIDDLE, as the tool shows what is not valid: all of it, or down to some row.
+# Below, as in images that were compressed, it is nearly black, and valid.
+HIDDEN_SKY, PARTLY_HIDDEN = 0.4, 0.4
+NEARLY_BLACK = 0.08  # of the range, at the most
 OWN_RANGE = 0.5  # share of windows that are stretched by themselves, as an image without sky would be
 SLOWER = 0.2  # the rate of what has learnt from ImageNet already, as a share
 POOL, AGAIN = 8, 16  # simulated batches that are made together, and how often each is seen, varied anew each time
@@ -319,11 +322,19 @@ def stretched(batch: Batch, generator: torch.Generator, often: float = OWN_RANGE
     return {**batch, "image": torch.where(chosen & batch["valid"], own, image)}
 
 
-def hidden_sky(batch: Batch, generator: torch.Generator, often: float = HIDDEN_SKY) -> Batch:
-    """In some of the windows what is not valid is MIDDLE, in the others it is black as it was."""
-    image = batch["image"]
-    chosen = (torch.rand(len(image), generator=generator) < often).to(image.device)[:, None, None, None]
-    return {**batch, "image": image.masked_fill(chosen & ~batch["valid"], MIDDLE)}
+def hidden_sky(batch: Batch, generator: torch.Generator) -> Batch:
+    """In some of the windows what is not valid is MIDDLE, in some that which lies above a random row; what is left of
+    it is nearly black.
+    """
+    image, dark = batch["image"], ~batch["valid"]
+    how, row, level = torch.rand(3, len(image), 1, 1, 1, generator=generator).to(image.device)
+    rows = torch.arange(image.shape[-2], device=image.device)[:, None]
+    above = torch.where(how < HIDDEN_SKY, 2.0, torch.where(how < HIDDEN_SKY + PARTLY_HIDDEN, row, -1.0))
+    # A random share of the rows that sky reaches to, so that also a narrow sky is parted.
+    reach = (dark * (rows + 1)).amax(dim=(-2, -1), keepdim=True)
+    grain = torch.rand(image.shape, generator=generator).to(image.device)
+    image = torch.where(dark, image + NEARLY_BLACK * level * grain, image)
+    return {**batch, "image": image.masked_fill(dark & (rows < above * reach), MIDDLE)}
 
 
 ABOUT = (
@@ -334,17 +345,18 @@ ABOUT = (
 SURFACE = Recipe(
     name="rocks-surface",
     title=TITLE,
-    card=Card("", "rocks", "unet-encoder", settings={"encoder": "efficientnet-lite0", "outputs": len(CLASSES)},
+    card=Card("", "rocks", "unet-encoder", settings={"encoder": "efficientnet-lite0-13", "outputs": len(CLASSES)},
               classes=CLASSES, tile=1024, halo=128, description=ABOUT),
     task=task,
     policy="ground",
     scenes="lander",
     labels=True,
     sampler=sampler,
-    size=192,
+    size=224,
     batch=8,
-    rate=1e-2,
-    steps=900,
+    rate=5e-3,
+    steps=2400,
+    keep="float16",
     validations=VALIDATIONS,
     finish=balance,
 )  # fmt: skip
