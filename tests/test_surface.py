@@ -186,7 +186,7 @@ def test_rocks_surface_learns_from_renders_and_simulated_views_and_begins_with_w
     assert len(card["training"]["encoder_weights"]) == 64
     assert {"iou/real", "rock_iou/real", "preference_small", "preference_large"} <= set(card["measured"])
     learnt = read_pack(done.model).network().encoder.state_dict()
-    torch.testing.assert_close(learnt["_conv_stem.weight"], given["_conv_stem.weight"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(learnt["_conv_stem.weight"], given["_conv_stem.weight"], atol=1e-3, rtol=0)
 
 
 def test_frames_of_a_user_with_masks_of_the_four_classes_are_learnt_from(lander, tmp_path, monkeypatch):
