@@ -76,6 +76,9 @@ class RasterWriter:
         self._overviews = overviews
         self._compression = str(creation_options(dtype)["compress"])
         self._row = 0
+        samples = len(self.bands) * grid.width * grid.height
+        self._every = max(1, -(-samples // VERIFIED_SAMPLES))  # of so many parts written, one is read back
+        self._parts = 0
         self._held: list[np.ndarray] = []
         self._written: list[_Written] = []
         self._draft = Draft(path, overwrite)
@@ -152,14 +155,15 @@ class RasterWriter:
         except (RasterioError, OSError) as error:
             raise _disk_error(self._draft.final, error) from error
         self._complaints.raise_for(self._draft.final)
-        self._written.append(_Written(self._row, rows.shape[1], _checksum(rows)))
+        last = self._row + rows.shape[1] == self.grid.height
+        if self._parts % self._every == 0 or last:
+            self._written.append(_Written(self._row, rows.shape[1], _checksum(rows)))
+        self._parts += 1
         self._row += rows.shape[1]
 
     def _read_back(self) -> None:
-        samples = len(self.bands) * self.grid.width * self.grid.height
-        step = max(1, -(-samples // VERIFIED_SAMPLES))
         with _quietly_open(self._draft.path) as dataset:
-            for part in {*self._written[::step], self._written[-1]}:
+            for part in self._written:
                 window = rasterio.windows.Window(0, part.row, self.grid.width, part.rows)
                 if _checksum(dataset.read(window=window)) != part.checksum:
                     raise OSError(f"rows {part.row}–{part.row + part.rows - 1} read back differ from those written")
@@ -170,7 +174,10 @@ class RasterWriter:
             return self._turn_into_cog()
         levels = _overview_levels(self.grid) if self._overviews else []
         if levels:
-            with _quietly_open(self._draft.path, "r+", NUM_THREADS="ALL_CPUS") as dataset:
+            with (
+                rasterio.Env(ZSTD_LEVEL_OVERVIEW="1"),  # as the image itself; GDAL would take 9
+                _quietly_open(self._draft.path, "r+", NUM_THREADS="ALL_CPUS") as dataset,
+            ):
                 dataset.build_overviews(levels, self._resampling)
             _check_overviews(self._draft.path, len(levels))
         return None
