@@ -7,11 +7,22 @@ import pytest
 import torch
 
 from lunar_processing.errors import ParameterError
-from lunar_processing.training.augment import AUGMENTATIONS, POLICIES, augment
+from lunar_processing.training.augment import (
+    AUGMENTATIONS,
+    CANDIDATES,
+    LITTLE,
+    POLICIES,
+    augment,
+    mine,
+    mined,
+    multiplied,
+    vary,
+)
 from lunar_processing.training.data import MIDDLE, UNKNOWN, dice
 
-GEOMETRY = ("flip_horizontal", "flip_vertical", "turn", "rotate", "shear", "zoom", "translate")
-STRENGTH = {"rotate": 180.0, "shear": 0.2, "zoom": 1.4, "translate": 0.15}
+SHIFTS, ZOOMS = ("translate", "translate_x", "translate_y"), ("zoom", "zoom_in", "zoom_out")
+GEOMETRY = ("flip_horizontal", "flip_vertical", "turn", "rotate", "shear", *ZOOMS, *SHIFTS)
+STRENGTH = {"rotate": 180.0, "shear": 0.2, **dict.fromkeys(ZOOMS, 1.4), **dict.fromkeys(SHIFTS, 0.15)}
 EXACT = ("flip_horizontal", "flip_vertical", "turn")
 
 
@@ -60,7 +71,7 @@ def test_the_sun_stands_where_the_shadow_says(name, azimuth):
         after = augment(before, alone(name), dice(seed, 0))
         assert 0 <= float(after["sun_azimuth"]) < 360
         # A sheared disc is no disc, and half a pixel between mask and image is a few degrees of so small a rock.
-        within = 4 if name in {"shear", "translate"} else 2
+        within = 4 if name in {"shear", *SHIFTS} else 2
         assert same_angle(sun_by_shadow(after), float(after["sun_azimuth"]), within)
 
 
@@ -163,3 +174,80 @@ def test_the_same_seed_gives_the_same_and_keeps_the_batch_whole(name):
 def test_an_unknown_augmentation_is_refused():
     with pytest.raises(ParameterError, match="'spin'"):
         augment(lit_rock(0), {"spin": (1.0, 1.0)}, dice(0, 0))
+
+
+def test_images_alone_are_continued_by_their_reflection():
+    """With their validity they are not: what was never seen is told to be so."""
+    batch = {"image": torch.linspace(0, 1, 32).repeat(1, 1, 32, 1)}
+    moved = augment(batch, {"translate_x": (1.0, 0.5)}, dice(1, 0))["image"][0, 0, 0]
+    turning = int(moved.argmin()), int(moved.argmax())
+    assert 0 < turning[0] < 31 or 0 < turning[1] < 31
+    assert moved.diff().abs().max() < 1.5 / 31
+    seen = {**batch, "valid": torch.ones_like(batch["image"], dtype=torch.bool)}
+    assert not augment(seen, {"translate_x": (1.0, 0.5)}, dice(1, 0))["valid"].all()
+
+
+def test_zooms_in_are_larger_and_zooms_out_smaller():
+    rock = {key: value.repeat(20, *[1] * (value.dim() - 1)) for key, value in lit_rock(0).items()}
+    before = (rock["mask"] == 1).sum(dim=(1, 2))
+    for name, sign in (("zoom_in", 1), ("zoom_out", -1)):
+        after = augment(rock, alone(name), dice(3, 0))
+        larger = sign * ((after["mask"] == 1).sum(dim=(1, 2)) - before)
+        assert larger.min() >= 0
+        assert larger.float().mean() > 40
+        assert (sign * (0.5 - after["pixel_size"]) > 0).all()
+
+
+# ---- MineAug -----------------------------------------------------------------------------------------------------
+
+
+def stripes(count: int = 64, size: int = 16) -> torch.Tensor:
+    """Level stripes of any phase: as a set they are the same moved up or down, not turned, and not darker."""
+    rows = torch.arange(size)[:, None] * 2 * torch.pi / size
+    phases = 2 * torch.pi * torch.rand(count, 1, 1, 1, generator=dice(1, 0))
+    return 0.5 + 0.3 * torch.sin(rows + phases).expand(-1, 1, -1, size)
+
+
+def test_what_suits_is_found_by_how_far_it_takes_the_set_away():
+    def look(images):  # mean, and how much there is along and across
+        return torch.stack([images.mean((1, 2, 3)), images.diff(dim=2).abs().mean((1, 2, 3)),
+                            images.diff(dim=3).abs().mean((1, 2, 3))], dim=1)  # fmt: skip
+
+    scored = mine(stripes(), look, lambda a, b: float((a.mean(0) - b.mean(0)).abs().sum()), dice(0, 0),
+                  ("turn", "brightness", "flip_vertical", "flip_horizontal", "noise"))  # fmt: skip
+    by_name = {one.name: one for one in scored}
+    assert mined(scored, keep=1) == ("flip_vertical",)
+    assert by_name["turn"].distance > 10 * by_name["flip_vertical"].distance
+    # What changes nothing is nearest of all, and of no use: it comes last and is not kept.
+    assert by_name["flip_horizontal"].change == 0 == by_name["flip_horizontal"].distance
+    assert [one.name for one in scored if not one.changes] == [one.name for one in scored[-2:]]
+    assert not set(mined(scored, keep=5)) & {"flip_horizontal", "noise"}
+    assert by_name["noise"].change < LITTLE < by_name["flip_vertical"].change
+
+
+def test_the_change_is_that_of_images_from_minus_one_to_one():
+    images = torch.zeros(4, 1, 8, 8)
+    images[..., :4] = 1.0
+    (one,) = mine(images, lambda x: x, lambda a, b: 0.0, dice(0, 0), ("flip_horizontal",))
+    assert one.change == 4.0
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_candidates_change_every_image_and_leave_its_range(name):
+    images = torch.rand(8, 1, 32, 32, generator=dice(4, 0))
+    varied = vary(images, name, dice(0, 0))
+    assert varied.shape == images.shape
+    assert (varied.min() >= 0) & (varied.max() <= 1)
+    assert (varied != images).flatten(1).any(dim=1).all()
+
+
+def test_a_set_is_multiplied_by_varied_copies():
+    images = torch.rand(900, 1, 4, 4, generator=dice(4, 0))
+    shown = multiplied(images, ("flip_horizontal", "flip_vertical"), dice(0, 0))
+    ways = [images, images.flip(-1), images.flip(-2)]
+    shares = [(shown == way).flatten(1).all(dim=1).float().mean().item() for way in ways]
+    assert sum(shares) == pytest.approx(1)
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.06)
+    assert torch.equal(multiplied(images, (), dice(0, 0)), images)
+    with pytest.raises(ParameterError, match="'spin'"):
+        multiplied(images, ("spin",), dice(0, 0))

@@ -25,7 +25,7 @@ from lunar_processing.tools import job as jobs
 from lunar_processing.tools.listed import listed
 from lunar_processing.tools.sheet import contact_sheet, write_png
 from lunar_processing.training.data import check_disjoint, product_id
-from lunar_processing.training.patches import MANIFEST, PARTS, PATCHES
+from lunar_processing.training.patches import MANIFEST, PARTS, PATCHES, load_patches
 
 SHEET = "contact_sheet.png"
 SIZES = (32, 64, 128, 256, 512)
@@ -89,9 +89,42 @@ class Patches(NamedTuple):
 def cut_patches(wishes: Wishes, report: jobs.Report | None = None) -> dict[str, Any]:
     """Cut, drop, split and write; what was kept and dropped, for people and for programs."""
     report, began = report or jobs.Report(), time.perf_counter()
+    dropped = dict.fromkeys(("invalid", "flat", "twice"), 0)
+    kept = _cut_once(wishes, dropped, report)
+    _split(kept.facts, wishes, report)
+    _write(kept, wishes)
+    return _summary(kept, wishes, dropped, time.perf_counter() - began)
+
+
+def patches_of(wishes: Wishes, report: jobs.Report | None = None) -> Patches:
+    """Patches of a prepared set, as it is, or cut from images now."""
+    report = report or jobs.Report()
+    if not any((Path(name) / PATCHES).is_file() for name in wishes.images):
+        kept = _cut_once(wishes, dict.fromkeys(("invalid", "flat", "twice"), 0), report)
+        _split(kept.facts, wishes, report)
+        return kept
+    pictures = [(p, part) for name in wishes.images for part, some in load_patches(Path(name), wishes.size).items()
+                for p in some]  # fmt: skip
+    images = np.stack([np.rint(p.image * 255).astype(np.uint8) for p, _ in pictures])
+    facts = [{"image": p.name, "product": p.product, "part": part} for p, part in pictures]
+    return Patches(images, facts)
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """The summary for people."""
+    sources = [f"    {name}: {count}" for name, count in facts["products"].items()]
+    counts = ", ".join(f"{count} to {'learn from' if part == 'train' else 'validate on'}"
+                       for part, count in facts["parts"].items())  # fmt: skip
+    return "\n".join(
+        [f"  {facts['outputs']['patches']}", f"  {facts['count']} patches: {counts}", *sources]
+        + [f"  left out: {_words(facts['dropped'])}"]
+    )
+
+
+def _cut_once(wishes: Wishes, dropped: dict[str, int], report: jobs.Report) -> Patches:
+    """All that is worth it, none twice, at most as many as are wanted; says what was dropped."""
     rows = [row for name in wishes.images for row in listed(Path(name))]
     _check_bands(rows, wishes.band)
-    dropped = dict.fromkeys(("invalid", "flat", "twice"), 0)
     found = _cut_all(rows, wishes, dropped, report)
     signs = looks(found.images)
     for fact, bits in zip(found.facts, np.packbits(signs > 0, axis=1)):
@@ -106,20 +139,7 @@ def cut_patches(wishes: Wishes, report: jobs.Report | None = None) -> dict[str, 
             f"{FEWEST} are needed, some thousands are better.",
             "give more or larger images, or a smaller --size or --stride.",
         )
-    _split(kept.facts, wishes, report)
-    _write(kept, wishes)
-    return _summary(kept, wishes, dropped, time.perf_counter() - began)
-
-
-def in_words(facts: Mapping[str, Any]) -> str:
-    """The summary for people."""
-    sources = [f"    {name}: {count}" for name, count in facts["products"].items()]
-    counts = ", ".join(f"{count} to {'learn from' if part == 'train' else 'validate on'}"
-                       for part, count in facts["parts"].items())  # fmt: skip
-    return "\n".join(
-        [f"  {facts['outputs']['patches']}", f"  {facts['count']} patches: {counts}", *sources]
-        + [f"  left out: {_words(facts['dropped'])}"]
-    )
+    return kept
 
 
 # ---- cutting -----------------------------------------------------------------------------------------------------

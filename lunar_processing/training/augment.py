@@ -3,15 +3,17 @@
     batch = augment(batch, POLICIES["orbital"], dice(seed, step))
 
 A policy is data: how often each variation is applied, and how strongly. Where the choice should be made by
-measurement instead of by taste, it is made among the names of AUGMENTATIONS.
+measurement instead of by taste, `mine` makes it among CANDIDATES.
 
 Batches are those of `data.stack`; images are 0…1. What comes from outside the picture is invalid: MIDDLE in the
-image, UNKNOWN in the mask. Masks follow by nearest neighbour, images bilinearly; flips and right angles are exact.
+image, UNKNOWN in the mask. A batch of images alone, which cannot say what is invalid, is continued by its reflection.
+Masks follow by nearest neighbour, images bilinearly; flips and right angles are exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -52,11 +54,11 @@ POLICIES: dict[str, Policy] = {
         "flip_horizontal": (0.5, 1.0),
         "rotate": (0.3, 10.0),
         "zoom": (0.4, 1.4),
-        "contrast": (0.7, 0.4),
-        "brightness": (0.6, 0.15),
-        "noise": (0.5, 0.06),
-        "gamma": (0.6, 2.0),
-        "shade": (0.5, 0.6),
+        "contrast": (0.5, 0.3),
+        "brightness": (0.5, 0.1),
+        "noise": (0.4, 0.05),
+        "gamma": (0.5, 1.6),
+        "shade": (0.4, 0.5),
     },
     # Of the published rock networks, as their report says and as their program does.
     "published": {"flip_horizontal": (0.2, 1.0), "contrast": (0.5, 0.25), "brightness": (0.5, 0.1)},
@@ -138,7 +140,20 @@ def shear(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Bat
 
 def zoom(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Batch:
     """Larger or smaller by up to `strength`; the pixel size goes along."""
-    factor = strength ** (2 * amounts[:, 0] - 1)
+    return _zoom(batch, chosen, strength ** (2 * amounts[:, 0] - 1))
+
+
+def zoom_in(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Batch:
+    """Larger by up to `strength`."""
+    return _zoom(batch, chosen, strength ** amounts[:, 0])
+
+
+def zoom_out(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Batch:
+    """Smaller by up to `strength`."""
+    return _zoom(batch, chosen, strength ** -amounts[:, 0])
+
+
+def _zoom(batch: Batch, chosen: Tensor, factor: Tensor) -> Batch:
     matrix = torch.eye(2)[None] * factor[:, None, None]
     zoomed = _warp(batch, chosen, matrix)
     if "pixel_size" in batch:
@@ -149,7 +164,21 @@ def zoom(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Batc
 
 def translate(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Batch:
     """By up to ± `strength` of the side, in both directions."""
-    return _warp(batch, chosen, torch.eye(2).repeat(len(chosen), 1, 1), (2 * amounts[:, :2] - 1) * strength)
+    return _translate(batch, chosen, (2 * amounts[:, :2] - 1) * strength)
+
+
+def translate_x(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Batch:
+    """To the right or left by up to `strength` of the side."""
+    return _translate(batch, chosen, (2 * amounts[:, :2] - 1) * torch.tensor([strength, 0.0]))
+
+
+def translate_y(batch: Batch, chosen: Tensor, amounts: Tensor, strength: float) -> Batch:
+    """Up or down by up to `strength` of the side."""
+    return _translate(batch, chosen, (2 * amounts[:, :2] - 1) * torch.tensor([0.0, strength]))
+
+
+def _translate(batch: Batch, chosen: Tensor, shift: Tensor) -> Batch:
+    return _warp(batch, chosen, torch.eye(2).repeat(len(chosen), 1, 1), shift)
 
 
 def _warp(batch: Batch, chosen: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Batch:
@@ -167,8 +196,11 @@ def _warp(batch: Batch, chosen: Tensor, matrix: Tensor, shift: Tensor | None = N
         torch.cat([linear, origin], dim=2), [len(image), 1, height, width], align_corners=False
     )
 
+    alone = "valid" not in batch and "mask" not in batch
+
     def sampled(values: Tensor, mode: str) -> Tensor:
-        return functional.grid_sample(values.float(), grid, mode=mode, padding_mode="zeros", align_corners=False)
+        outside = "reflection" if alone else "zeros"
+        return functional.grid_sample(values.float(), grid, mode=mode, padding_mode=outside, align_corners=False)
 
     inside = sampled(torch.ones_like(image[:, :1]), "nearest") > 0.5
     warped = dict(batch)
@@ -289,4 +321,92 @@ AUGMENTATIONS: dict[str, Callable[[Batch, Tensor, Tensor, Any], Batch]] = {
     # At the end, so that those before draw the numbers that they always drew.
     "gamma": gamma,
     "shade": shade,
+    "translate_x": translate_x,
+    "translate_y": translate_y,
+    "zoom_in": zoom_in,
+    "zoom_out": zoom_out,
 }
+
+
+# ---- MineAug: which variations suit a set of images (IEEE 10196052) -------------------------------------------------
+
+# Always applied, as strongly as published where that was said.
+CANDIDATES: dict[str, Policy] = {
+    "flip_horizontal": {"flip_horizontal": (1.0, 1.0)},
+    "flip_vertical": {"flip_vertical": (1.0, 1.0)},
+    "turn": {"turn": (1.0, 1.0)},
+    "rotate": {"rotate": (1.0, 15.0)},
+    "shear": {"shear": (1.0, 0.2)},
+    "affine": {"rotate": (1.0, 15.0), "shear": (1.0, 0.2)},
+    "translate_x": {"translate_x": (1.0, 0.25)},
+    "translate_y": {"translate_y": (1.0, 0.25)},
+    "translate": {"translate": (1.0, 0.25)},
+    "zoom_in": {"zoom_in": (1.0, 1.2)},
+    "zoom_out": {"zoom_out": (1.0, 1.25)},
+    "brightness": {"brightness": (1.0, 0.2)},
+    "contrast": {"contrast": (1.0, 0.5)},
+    "gamma": {"gamma": (1.0, 2.0)},
+    "shade": {"shade": (1.0, 0.6)},
+    "noise": {"noise": (1.0, 0.1)},
+}
+KEPT = 3  # so many of the candidates
+LITTLE = 0.02  # mean squared change, images being -1…1, up to which a candidate changes nothing worth having
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate: how far it takes a set of images away from itself, and how much it changes each."""
+
+    name: str
+    distance: float
+    change: float
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes anything worth having."""
+        return self.change > LITTLE
+
+
+def mine(
+    images: Tensor,
+    look: Callable[[Tensor], Any],
+    distance: Callable[[Any, Any], float],
+    generator: torch.Generator,
+    names: Sequence[str] = tuple(CANDIDATES),
+) -> list[Scored]:
+    """Score candidates on images (N, 1, H, W) in 0…1, the best first; those that change little come last.
+
+    Each is applied to all images; `look` makes features of images, `distance` compares those of two sets. Good is what
+    changes every image but not the set: such copies are new and could be real.
+    """
+    before = look(images)
+    scored = []
+    for name in names:
+        varied = vary(images, name, generator)
+        change = float(((2 * varied - 2 * images) ** 2).mean())
+        scored.append(Scored(name, distance(before, look(varied)), change))
+    return sorted(scored, key=lambda one: (not one.changes, one.distance))
+
+
+def mined(scored: Sequence[Scored], keep: int = KEPT) -> tuple[str, ...]:
+    """The names of the best of those that change anything."""
+    return tuple([one.name for one in scored if one.changes][:keep])
+
+
+def vary(images: Tensor, name: str, generator: torch.Generator) -> Tensor:
+    """All images (N, 1, H, W) in 0…1, varied by one of the candidates; within 0…1 again, as images are."""
+    if name not in CANDIDATES:
+        raise ParameterError(f"There is no candidate {name!r}.", f"choose of {', '.join(CANDIDATES)}.")
+    return augment({"image": images}, CANDIDATES[name], generator)["image"].clamp(0, 1)
+
+
+def multiplied(images: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
+    """Each image (N, 1, H, W) in 0…1 as it is or varied by one of the candidates, equally often.
+
+    Over a training this is the set with a varied copy of it for each name.
+    """
+    which = torch.randint(1 + len(names), (len(images),), generator=generator)
+    for number, name in enumerate(names, start=1):
+        varied = vary(images, name, generator)
+        images = torch.where(_per_sample(which == number, images), varied, images)
+    return images
