@@ -127,6 +127,15 @@ def test_simulated_rocks_are_of_either_size_and_specks_are_not_asked_for():
     assert mask[0, 1, 3] == UNKNOWN
 
 
+def test_views_are_seen_as_of_a_camera_that_looks_down(lander):
+    whole = surface_data.lander_view(lander / "render", "render")[0]
+    low = surface.lowered(whole, 3)
+    assert (low.mask[:3] == surface.SKY).all()
+    assert not (low.mask[3:] == surface.SKY).any()
+    assert np.array_equal(low.image, whole.image[SKY_ROWS - 3 :])
+    assert surface.lowered(low.cut(slice(3, None), slice(None)), 3).image.shape == low.image[3:].shape
+
+
 def test_a_hidden_sky_may_end_above_the_ground_and_what_is_left_of_it_is_nearly_black():
     image, mask = landscape(0)
     count = 40
