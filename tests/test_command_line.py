@@ -76,6 +76,8 @@ OPTIONS = {
     "evaluate": "--json --real --out --part --seed --recipe --steps --models --models-dir --strips --small --view",
     "patches": "--json --out --size --stride --shrink --latitude --count --keep-aside --band --seed --overwrite "
     "--progress --watch-stdin",
+    "mine-augmentations": "--json --images --features --keep --size --count --band --seed --out --overwrite --device "
+    "--progress --watch-stdin",
     "calibrate": "--json --small",
     "fetch-features": "--json --from --overwrite",
     "install-models": "--json --into --overwrite",
