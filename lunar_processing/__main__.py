@@ -69,14 +69,14 @@ examples:
   lunar patches maps/ --out patches --size 64 --latitude 60
   lunar patches maps/ nac/ --out patches --band 1 --count 5000 --keep-aside M1155395732 M1229577647
   lunar patches list.csv --out patches --size 128 --stride 64 --shrink 2""",
-    "train": """
-examples:
-  lunar train rocks --images sites/ --labels boulders.gpkg --out my-rocks --minutes 20
-  lunar train rocks --from rocks-orbital --images sites/ --labels masks/ --out my-rocks --minutes 10 --resume
     "mine-augmentations": """
 examples:
   lunar mine-augmentations --images patches/
   lunar mine-augmentations --images maps/ --features vgg16 --keep 3 --out mined.json --json""",
+    "train": """
+examples:
+  lunar train rocks --images sites/ --labels boulders.gpkg --out my-rocks --minutes 20
+  lunar train rocks --from rocks-orbital --images sites/ --labels masks/ --out my-rocks --minutes 10 --resume
   lunar train enhance --images sunlit/ --out my-enhance --steps 5000 --device cuda""",
     "calibrate": """
 examples:
@@ -391,10 +391,6 @@ def _patches(given: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _calibrate(given: argparse.Namespace, console: Console) -> int:
-    from lunar_processing.tools import calibrate_rocks as tool
-
-    card = tool.calibrate(Path(given.model), tool.SMALL if given.small else None)
 def _mine(given: argparse.Namespace, console: Console) -> int:
     from lunar_processing.tools import mine_augmentations as tool
 
@@ -406,6 +402,10 @@ def _mine(given: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _calibrate(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import calibrate_rocks as tool
+
+    card = tool.calibrate(Path(given.model), tool.SMALL if given.small else None)
     facts = {"model": card.id, "reading": dict(card.reading), "works": dict(card.works)}
     console.result(facts, tool.in_words(card))
     return 0
@@ -483,6 +483,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "simulate": _simulate,
     "evaluate": _evaluate,
     "patches": _patches,
+    "mine-augmentations": _mine,
     "train": _train,
     "calibrate": _calibrate,
     "fetch-features": _fetch_features,
@@ -505,7 +506,6 @@ def _options(given: argparse.Namespace) -> Any:
         body=given.body,
         sun_azimuth=given.sun_azimuth,
         file_format=given.format,
-    "mine-augmentations": _mine,
     )
 
 
@@ -573,6 +573,7 @@ def _parser() -> argparse.ArgumentParser:
     _simulate_parser(commands)
     _evaluate_parser(commands)
     _patches_parser(commands)
+    _mine_parser(commands)
     _train_parser(commands)
     calibrate = _command(commands, "calibrate", "Find out how a rock model is to be read, and where it works.")
     calibrate.add_argument("model", metavar="FOLDER", help="model of rocks and their middles; its card is rewritten")
@@ -596,7 +597,6 @@ def _enhance_parser(commands: Any) -> None:
 
 
 def _anomalies_parser(commands: Any) -> None:
-    _mine_parser(commands)
     tool = _command(commands, "anomalies", "Rank what is strange in an image, as points with scores.")
     _image_arguments(tool)
     tool.add_argument("output", metavar="OUT.gpkg", help="points, as .gpkg, .shp or .fgb, or FILE.gpkg|layername=NAME")
@@ -830,6 +830,31 @@ def _patches_parser(commands: Any) -> None:
     _run_arguments(tool)
 
 
+def _mine_parser(commands: Any) -> None:
+    what = "Find the variations that suit a set of images, to learn more from it (MineAug)."
+    tool = _command(commands, "mine-augmentations", what)
+    tool.add_argument(
+        "--images", nargs="+", required=True, metavar="PATH", help="sets of patches, or what `lunar patches` takes"
+    )
+    tool.add_argument(
+        "--features",
+        default="efficientnet-lite0",
+        choices=("vgg16", "efficientnet-lite0"),
+        help="by whose features sets are compared (default efficientnet-lite0, which is quicker)",
+    )
+    tool.add_argument("--keep", type=int, default=3, metavar="K", help="so many of the candidates (default 3)")
+    tool.add_argument("--size", type=int, default=64, metavar="PX", help="side of the patches (default 64)")
+    tool.add_argument("--count", type=int, default=1000, metavar="N", help="look at N patches (default 1000)")
+    tool.add_argument("--band", type=int, metavar="N", help="which band of the images, from 1, where there are several")
+    tool.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same scores (default 0)")
+    tool.add_argument("--out", metavar="FILE", help="also write the scores to a JSON file")
+    tool.add_argument("--overwrite", action="store_true", help="replace that file")
+    tool.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute (default auto)"
+    )
+    _run_arguments(tool)
+
+
 def _train_parser(commands: Any) -> None:
     tool = _command(commands, "train", "Train a model, or lead one on, with your own images and labels.")
     tool.add_argument("recipe", metavar="RECIPE", help="what to train: rocks, enhance, anomalies, vae-2024, vae-2020")
@@ -875,31 +900,6 @@ def _train_parser(commands: Any) -> None:
     tool.add_argument(
         "--quality",
         action="store_true",
-def _mine_parser(commands: Any) -> None:
-    what = "Find the variations that suit a set of images, to learn more from it (MineAug)."
-    tool = _command(commands, "mine-augmentations", what)
-    tool.add_argument(
-        "--images", nargs="+", required=True, metavar="PATH", help="sets of patches, or what `lunar patches` takes"
-    )
-    tool.add_argument(
-        "--features",
-        default="efficientnet-lite0",
-        choices=("vgg16", "efficientnet-lite0"),
-        help="by whose features sets are compared (default efficientnet-lite0, which is quicker)",
-    )
-    tool.add_argument("--keep", type=int, default=3, metavar="K", help="so many of the candidates (default 3)")
-    tool.add_argument("--size", type=int, default=64, metavar="PX", help="side of the patches (default 64)")
-    tool.add_argument("--count", type=int, default=1000, metavar="N", help="look at N patches (default 1000)")
-    tool.add_argument("--band", type=int, metavar="N", help="which band of the images, from 1, where there are several")
-    tool.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same scores (default 0)")
-    tool.add_argument("--out", metavar="FILE", help="also write the scores to a JSON file")
-    tool.add_argument("--overwrite", action="store_true", help="replace that file")
-    tool.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute (default auto)"
-    )
-    _run_arguments(tool)
-
-
         help="leave out images whose labels tell of errors, a very high or low sun, an oblique view, or coarse pixels",
     )
     tool.add_argument(
