@@ -49,6 +49,10 @@ examples:
   lunar simulate moon/ --count 16 --contact-sheet
   lunar simulate moon/ --recipe anomalies --objects "pit,descent stage" --incidence 70 --pixel-size 0.5
   lunar simulate moon/ --recipe psr --crs IAU_2015:30135 --centre 45 -88.7 --dtype uint8""",
+    "synthesize": """
+examples:
+  lunar synthesize --out made-up/ --count 1000
+  lunar synthesize --model my-bodies --out made-up/ --count 64 --seed 1000 --truncation 0.7 --format tiff""",
     "models": """
 examples:
   lunar models --task rocks
@@ -63,7 +67,8 @@ examples:
   lunar evaluate simulator --real nac_cdr --out report --part test --json
   lunar evaluate rocks --view orbit --out report --real nac_cdr
   lunar evaluate surface --real lander_view --out report --models rocks-surface
-  lunar evaluate anomalies --real nac_cdr --out report --models vae-2024 my-model --models-dir my-models""",
+  lunar evaluate anomalies --real nac_cdr --out report --models vae-2024 my-model --models-dir my-models
+  lunar evaluate synthesis --real patches/ --out report --models small-bodies --features vgg16""",
     "patches": """
 examples:
   lunar patches maps/ --out patches --size 64 --latitude 60
@@ -337,6 +342,22 @@ def _evaluate_psr(given: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _evaluate_synthesis(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import evaluate_synthesis as tool
+
+    wishes = tool.Wishes(
+        models=(tool.DEFAULT,) if given.models is None else tuple(given.models),
+        model_folders=tuple(Path(p) for p in given.models_dir),
+        features=tuple(given.features),
+        inception=Path(given.inception) if given.inception else None,
+        count=tool.FEWEST if given.small else given.count,
+        seed=given.seed,
+    )
+    facts = tool.evaluate_synthesis(Path(given.real), Path(given.out), wishes, lambda text: console.log("info", text))
+    console.result(facts, tool.in_words(facts))
+    return 0
+
+
 def _evaluate_simulator(given: argparse.Namespace, console: Console) -> int:
     from lunar_processing.tools import realism
 
@@ -451,6 +472,23 @@ def _simulate(given: argparse.Namespace, console: Console) -> int:
     return _say(simulate.simulate(wishes, _report(console)), console)
 
 
+def _synthesize(given: argparse.Namespace, console: Console) -> int:
+    from lunar_processing.tools import synthesize
+
+    wishes = synthesize.Wishes(
+        folder=Path(given.out),
+        model=given.model,
+        count=given.count,
+        seed=given.seed,
+        truncation=given.truncation,
+        file_format=given.format,
+        device=given.device,
+        overwrite=given.overwrite,
+        model_folders=tuple(Path(p) for p in given.models_dir),
+    )
+    return _say(synthesize.synthesize(wishes, _report(console)), console)
+
+
 def _setting(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     if not name or not value:
@@ -468,6 +506,7 @@ EVALUATIONS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "rocks": _evaluate_rocks,
     "surface": _evaluate_surface,
     "psr": _evaluate_psr,
+    "synthesis": _evaluate_synthesis,
 }
 
 
@@ -481,6 +520,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "models": _models,
     "info": _info,
     "simulate": _simulate,
+    "synthesize": _synthesize,
     "evaluate": _evaluate,
     "patches": _patches,
     "mine-augmentations": _mine,
@@ -566,11 +606,12 @@ def _parser() -> argparse.ArgumentParser:
     _models_dir(again)
     _run_arguments(again)
     models = _command(commands, "models", "List the methods and models there are.")
-    models.add_argument("--task", choices=("enhance", "anomalies", "rocks"), help="only those of one tool")
+    models.add_argument("--task", choices=("enhance", "anomalies", "rocks", "synthesis"), help="only those of one tool")
     _models_dir(models)
     info = _command(commands, "info", "Say what the label says, what is valid, and what would be done.")
     _image_arguments(info)
     _simulate_parser(commands)
+    _synthesize_parser(commands)
     _evaluate_parser(commands)
     _patches_parser(commands)
     _mine_parser(commands)
@@ -762,6 +803,28 @@ def _simulate_parser(commands: Any) -> None:
     _run_arguments(tool)
 
 
+def _synthesize_parser(commands: Any) -> None:
+    tool = _command(
+        commands, "synthesize", "Make pictures of surfaces out of nothing: to train detectors, not to measure."
+    )
+    tool.add_argument("--out", required=True, metavar="DIR", help="folder for pictures, contact sheet and provenance")
+    tool.add_argument("--model", default="small-bodies", metavar="ID|FOLDER", help="which (default small-bodies)")
+    _models_dir(tool)
+    tool.add_argument("--count", type=int, default=64, metavar="N", help="how many, seed after seed (default 64)")
+    tool.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the first; same seed, same picture (default 0)"
+    )
+    tool.add_argument(
+        "--truncation", type=float, default=1.0, metavar="T", help="below 1: less variety, fewer failures (default 1)"
+    )
+    tool.add_argument("--format", default="png", choices=("png", "tiff"), help="of the pictures, 8 bits (default png)")
+    tool.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default auto)"
+    )
+    tool.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    _run_arguments(tool)
+
+
 def _evaluate_parser(commands: Any) -> None:
     tool = _command(commands, "evaluate", "Measure how good something is, as a report with a figure.")
     subjects = (
@@ -769,7 +832,8 @@ def _evaluate_parser(commands: Any) -> None:
     )
     subjects += "rocks: who finds simulated rocks, and how their sizes come out; "
     subjects += "surface: how rocks, ground and sky are told apart from the ground; "
-    subjects += "psr: how well shadow is seen into"
+    subjects += "psr: how well shadow is seen into; "
+    subjects += "synthesis: how near made-up pictures come to real ones, as a set"
     tool.add_argument("subject", choices=tuple(EVALUATIONS), help=subjects)
     tool.add_argument("--real", metavar="DIR", help="folder of real images, crater boxes beside them; rocks: optional")
     tool.add_argument("--out", required=True, metavar="DIR", help="folder for the report")
@@ -800,6 +864,16 @@ def _evaluate_parser(commands: Any) -> None:
         help="things planted in real images, or simulated together with their ground (default both)",
     )
     things.add_argument("--small", action="store_true", help="a few small images, to try it out: measures nothing")
+    made = tool.add_argument_group("synthesis, with --models (or folders of pictures), --models-dir and --small too")
+    made.add_argument(
+        "--features",
+        nargs="+",
+        default=["efficientnet-lite0"],
+        choices=("vgg16", "efficientnet-lite0"),
+        help="by whose features sets are compared (default efficientnet-lite0, which is quicker)",
+    )
+    made.add_argument("--inception", metavar="FILE", help="weights of Inception (.safetensors), for FID and KID too")
+    made.add_argument("--count", type=int, default=1000, metavar="N", help="images on either side (default 1000)")
     rocks = tool.add_argument_group("rocks, with --models, --models-dir and --small too")
     rocks.add_argument("--view", default="orbit", choices=("orbit",), help="from where they are seen (default orbit)")
 

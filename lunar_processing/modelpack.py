@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 CARD = "model.json"
 WEIGHTS = "weights.safetensors"
-TASKS = ("enhance", "anomalies", "rocks")
+TASKS = ("enhance", "anomalies", "rocks")  # what is done with an image
+SYNTHESIS = "synthesis"  # … and making pictures out of nothing
 FORMAT = 1
 # Beyond the range of pixel sizes a model was trained for: a share that nobody sees (the scale of a map varies that
 # much), and a factor where doubt becomes refusal.
@@ -308,7 +309,7 @@ def sha256_of(path: Path) -> str:
 def _card(text: Any) -> Card:
     if not isinstance(text, dict) or text.pop("format", None) != FORMAT:
         raise ModelError("the card is of another format", "update the engine.")
-    if text["task"] not in TASKS:
+    if text["task"] not in (*TASKS, SYNTHESIS):
         raise ModelError(f"the task {text['task']!r} is unknown")
     text["normalisation"] = Normalisation(**text.get("normalisation", {}))
     text["pixel_size_m"] = _pair(text.get("pixel_size_m"))

@@ -47,12 +47,23 @@ def noticed(output: Strangeness | Tensor, batch: Batch) -> Tensor:
     return torch.stack([nn.functional.softplus(part).mean() for part in parts]).mean()
 
 
+def painted(output: Tensor, batch: Batch) -> Tensor:
+    """For networks that make pictures of numbers: here they shall be grey."""
+    return (output**2).mean()
+
+
+def latents(images: Tensor) -> Tensor:
+    """Numbers (N, 8) to make pictures of."""
+    return nn.functional.adaptive_avg_pool2d(images, (2, 4)).flatten(1) * 4 - 2
+
+
 @dataclass(frozen=True)
 class Case:
     """A small network of a family: settings, (channels, scale) of its output, and a loss it can go down.
 
-    `loss` is given the network's output, whatever its type, and the batch; None where there is nothing to learn.
-    `output` picks the tensor that shapes are told of.
+    `given` makes its input of images; where it takes none, its output has always `side` px. `loss` is given the
+    network's output, whatever its type, and the batch; None where there is nothing to learn. `output` picks the tensor
+    that shapes are told of.
     """
 
     task: str
@@ -62,6 +73,8 @@ class Case:
     loss: Callable[[Any, Batch], Tensor] | None = rebuilt
     output: Callable[[Any], Tensor] = lambda result: result
     any_size: bool = True
+    given: Callable[[Tensor], Tensor] = lambda images: images
+    side: int | None = None
 
 
 SMALL_VAE = {"latent": 4, "channels": (2, 4, 4, 4), "window": 32, "stride": 32, "score": "reconstruction"}
@@ -94,6 +107,16 @@ CASES: dict[str, list[Case]] = {
         Case("enhance", {"width": 4, "deepest": 16, "residuals": 1}),
         Case("enhance", {"width": 4, "deepest": 8, "residuals": 1, "attention": False}),
     ],
+    "scbgan": [
+        Case(
+            "synthesis",
+            {"size": 16, "width": 0.01, "most": 16, "latent": 8, "layers": 2},
+            loss=painted,
+            any_size=False,
+            given=latents,
+            side=16,
+        ),
+    ],
     "shadow": [Case("enhance", {"widths": (8, 8, 8), "deep": 1}, channels=2)],
 }
 EVERY = [(name, case) for name, cases in CASES.items() for case in cases]
@@ -122,13 +145,13 @@ def lesson(name: str, case: Case) -> Task:
 
     def step(batch: Batch, state: State) -> dict[str, Tensor]:
         with state.precision():
-            result = net(batch["image"])
+            result = net(case.given(batch["image"]))
         loss = case.loss(result, batch)
         state.descend("net", loss)
         return {"loss": loss}
 
     def validate(networks: Mapping[str, nn.Module]) -> dict[str, float]:
-        return {"loss": float(case.loss(networks["net"](test["image"]), test))}
+        return {"loss": float(case.loss(networks["net"](case.given(test["image"])), test))}
 
     def batch(step: int) -> Batch:
         return {"image": image(4, 32, 32, seed=step)}
@@ -147,15 +170,16 @@ def test_shape_and_type_of_the_output(name, case):
     sizes = [(64, 64), (96, 64)] + ([(50, 37), (17, 64), (5, 5)] if case.any_size else [])
     for height, width in sizes:
         with torch.inference_mode():
-            output = case.output(net(image(3, height, width)))
+            output = case.output(net(case.given(image(3, height, width))))
         assert output.dtype == torch.float32
-        assert output.shape == (3, case.channels, round(height * case.scale), round(width * case.scale))
+        sides = (case.side,) * 2 if case.side else (round(height * case.scale), round(width * case.scale))
+        assert output.shape == (3, case.channels, *sides)
         assert output.isfinite().all()
 
 
 @every_case
 def test_a_sample_does_not_depend_on_its_neighbours_in_the_batch(name, case):
-    net, images = made(name, case).eval(), image(4)
+    net, images = made(name, case).eval(), case.given(image(4))
     with torch.inference_mode():
         together = case.output(net(images))
         for number in range(4):
@@ -167,17 +191,17 @@ def test_a_sample_does_not_depend_on_its_neighbours_in_the_batch(name, case):
 def test_the_same_input_gives_the_same_output(name, case):
     net, other = made(name, case).eval(), made(name, case).eval()
     with torch.inference_mode():
-        first, again, twin = (case.output(n(image())) for n in (net, net, other))
+        first, again, twin = (case.output(n(case.given(image()))) for n in (net, net, other))
     assert torch.equal(first, again)
     assert torch.equal(first, twin)  # the same seed makes the same network
 
 
 @every_case
 def test_the_input_is_left_as_it_was(name, case):
-    given = image()
+    given = case.given(image())
     with torch.inference_mode():
         made(name, case).eval()(given)
-    assert torch.equal(given, image())
+    assert torch.equal(given, case.given(image()))
 
 
 @every_case
@@ -189,7 +213,7 @@ def test_what_was_saved_is_what_is_loaded(name, case, tmp_path):
     loaded = read_pack(tmp_path).network()
     assert not loaded.training
     with torch.inference_mode():
-        assert torch.equal(case.output(net(image())), case.output(loaded(image())))
+        assert torch.equal(case.output(net(case.given(image()))), case.output(loaded(case.given(image()))))
 
 
 def test_a_residual_network_begins_by_changing_nothing():
@@ -204,7 +228,7 @@ def test_gradients_reach_every_weight(name, case):
         for weight in net.parameters():
             weight.add_(0.01 * torch.randn(weight.shape, generator=dice(0, weight.numel())))
     batch = {"image": image()}
-    case.loss(net(batch["image"]), batch).backward()
+    case.loss(net(case.given(batch["image"])), batch).backward()
     for weight_name, weight in net.named_parameters():
         assert weight.grad is not None, weight_name
         assert weight.grad.isfinite().all(), weight_name
@@ -239,6 +263,6 @@ def files(folder: Path) -> bytes:
 def test_a_gpu_gives_nearly_the_same(name, case):
     net = made(name, case).eval()
     with torch.inference_mode():
-        here = case.output(net(image()))
-        there = case.output(net.to("cuda")(image().to("cuda"))).cpu()
+        here = case.output(net(case.given(image())))
+        there = case.output(net.to("cuda")(case.given(image()).to("cuda"))).cpu()
     torch.testing.assert_close(here, there, atol=1e-3, rtol=1e-3)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from lunar_processing.networks import scbgan
 from lunar_processing.networks.convnet import ConvNet, Identity
 from lunar_processing.networks.cyclegan import Generator
 from lunar_processing.networks.encoders import EncoderUNet, PublishedUNet
@@ -29,4 +30,5 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "rocknet": RockNet,
     "shadow": ShadowNet,
     "cyclegan": Generator,
+    "scbgan": scbgan.Generator,
 }

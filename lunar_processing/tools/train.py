@@ -34,6 +34,7 @@ from lunar_processing.training import data
 from lunar_processing.training.augment import POLICIES, augment
 from lunar_processing.training.data import Picture, Sampler, dice, mix
 from lunar_processing.training.loop import LOG, Outcome, Plan, train
+from lunar_processing.training.patches import PATCHES, load_patches
 from lunar_processing.training.recipes import Lesson, Recipe, recipe_named
 
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ def _plan(wishes: Wishes, recipe: Recipe) -> Plan:
         schedule=recipe.schedule,
         warmup=warmup,
         validations=recipe.validations,
+        clip=recipe.clip,
     )
 
 
@@ -215,7 +217,10 @@ def _network(wishes: Wishes, recipe: Recipe, start: Pack | None) -> tuple[nn.Mod
     card = replace(recipe.card, id=name, title=recipe.title)
     if wishes.classes:
         card = replace(card, classes=wishes.classes, settings={**card.settings, "outputs": len(wishes.classes)})
-    card = replace(card, settings={**card.settings, **wishes.settings})
+    own = {name: value for name, value in wishes.settings.items() if name not in recipe.options}
+    if recipe.patches and wishes.size:
+        own["size"] = wishes.size
+    card = replace(card, settings={**card.settings, **own})
     try:
         network = FAMILIES[card.family](**card.settings)
     except (TypeError, ValueError) as error:
@@ -374,6 +379,8 @@ def _number(row: Mapping[str, str], name: str) -> float | None:
 
 def _parts(wishes: Wishes, recipe: Recipe, reader: _Reader) -> dict[str, list[Picture]]:
     """Pictures to learn from and to validate on, of different products; labelled where labels are needed."""
+    if recipe.patches:
+        return _patches(wishes, recipe)
     pictures = reader.read(wishes.images)
     if wishes.validation:
         parts = {"train": pictures, "validation": reader.read(wishes.validation)}
@@ -395,6 +402,18 @@ def _parts(wishes: Wishes, recipe: Recipe, reader: _Reader) -> dict[str, list[Pi
     return parts
 
 
+def _patches(wishes: Wishes, recipe: Recipe) -> dict[str, list[Picture]]:
+    """Patches of prepared sets, all of one size, by the part that their manifest says."""
+    parts = [load_patches(Path(name), wishes.size or recipe.size) for name in wishes.images]
+    whole = {part: [p for some in parts for p in some[part]] for part in ("train", "validation")}
+    if (count := len(whole["train"])) < recipe.fewest:
+        raise DataError(
+            f"{count} patches are too few to learn from: {recipe.fewest} are needed, some thousands are better.",
+            "give more images, or cut them closer: `lunar patches --help`.",
+        )
+    return whole
+
+
 def _lesson(
     wishes: Wishes,
     recipe: Recipe,
@@ -411,17 +430,20 @@ def _lesson(
         "batch": batch,
         "rate": rate,
         "simulated": wishes.simulated,
-        "images": {name: sorted(p.name for p in some) for name, some in parts.items()},
+        "images": {name: sorted({p.name for p in some}) for name, some in parts.items()},
         "from": start.card.sha256 if start else None,
         **({"encoder_weights": sha256_of(wishes.encoder_weights)} if wishes.encoder_weights else {}),
+        **({"patches": [sha256_of(Path(name) / PATCHES) for name in wishes.images]} if recipe.patches else {}),
     }
+    options = {name: wishes.settings.get(name, value) for name, value in recipe.options.items()}
+    about |= {"options": options} if options else {}
     sampler = _sampler(wishes, recipe, parts["train"], size, batch, device)
     judged = recipe.validation(size) if recipe.validation else parts["validation"]
 
     def varied(step: int) -> data.Batch:
         return augment(sampler(step), POLICIES[recipe.policy], dice(mix(wishes.seed, 1), step))
 
-    return Lesson(recipe, network, varied, judged, size, rate, wishes.seed, about)
+    return Lesson(recipe, network, varied, judged, size, rate, wishes.seed, about, options)
 
 
 def _sampler(
@@ -469,7 +491,7 @@ def _facts(
         "minutes": round(outcome.seconds / 60, 1),
         "before": _known(outcome.first),
         "products": {name: sorted({p.product for p in some}) for name, some in parts.items()},
-        "images": {name: sorted(p.name for p in some) for name, some in parts.items()},
+        "images": {name: sorted({p.name for p in some}) for name, some in parts.items()},
         "labels": wishes.labels,
         "engine": lunar_processing.__version__,
         "commit": commit(),

@@ -77,6 +77,25 @@ def kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).flatten(1).sum(dim=1).mean()
 
 
+def r1(images: Tensor, logits: Tensor) -> Tensor:
+    """How steep a critic is at real images: squared gradient of its logits, per image (Mescheder et al. 2018).
+
+    `images` must have asked for their gradient before the critic saw them.
+    """
+    (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return (slope**2).flatten(1).sum(dim=1).mean()
+
+
+def path_lengths(pictures: Tensor, styles: Tensor) -> Tensor:
+    """How far pictures move with their styles (N, levels, latent), one number each (Karras et al. 2020).
+
+    In a random direction of the picture, whose length is that of one pixel. How much they differ is the loss.
+    """
+    direction = torch.randn_like(pictures) / (pictures.shape[-1] * pictures.shape[-2]) ** 0.5
+    (slope,) = torch.autograd.grad((pictures * direction).sum(), styles, create_graph=True)
+    return (slope**2).sum(dim=2).mean(dim=1).sqrt()
+
+
 # ---- classes -----------------------------------------------------------------------------------------------------
 
 

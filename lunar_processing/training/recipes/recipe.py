@@ -26,6 +26,9 @@ class Recipe:
     time limit; so often it is validated. `finish` is what is done to the best
     network at the end, and returns what it measures then.
 
+    A recipe of `patches` learns from a prepared set of them, `fewest` at the least. `options` are its own settings.
+    `clip` bounds the norm of each optimiser's gradient.
+
     A recipe that makes its own truth has a `sampler`, which is given unlabelled real pictures (none is possible), the
     size and number of windows, a seed and a device; and a `validation`, which makes pictures of a size to validate on.
     """
@@ -49,11 +52,18 @@ class Recipe:
     sampler: Callable[[Sequence[Picture], int, int, int, str], Sampler] | None = None
     validation: Callable[[int], list[Picture]] | None = None
     finish: Callable[[Lesson, nn.Module], Mapping[str, Any]] | None = None
+    patches: bool = False
+    fewest: int = 1
+    clip: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A network, batches to learn from (varied already), and pictures of other products to validate on."""
+    """A network, batches to learn from (varied already), and pictures of other products to validate on.
+
+    `options` are those of the recipe, as far as the user does not want others.
+    """
 
     recipe: Recipe
     network: nn.Module
@@ -63,6 +73,7 @@ class Lesson:
     rate: float
     seed: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 Measure = Callable[[nn.Module, Batch], Mapping[str, torch.Tensor]]
