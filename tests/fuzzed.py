@@ -159,7 +159,7 @@ def listed(path: Path) -> object:
     products = find_products([str(path)])
     for product in products:
         json.dumps(dict(product.said), allow_nan=False)
-    return [(product.name, product.path.relative_to(path.parent), sorted(product.said.items())) for product in products]
+    return [(product.name, str(product.path), sorted(product.said.items())) for product in products]
 
 
 def table(path: Path) -> object:

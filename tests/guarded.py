@@ -9,10 +9,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from lunar_processing.modelpack import CARD, WEIGHTS, Card, save_pack, sha256_of
 from lunar_processing.networks.convnet import ConvNet
+
+PATIENCE_S = 300.0  # by the clock, for what waits without computing
 
 
 class Reader:
@@ -39,7 +42,10 @@ class Reader:
         assert self._process.stdout
         self._process.stdin.write(json.dumps({"reader": reader, "path": str(path)}) + "\n")
         self._process.stdin.flush()
+        waits = threading.Timer(PATIENCE_S, self._process.kill)
+        waits.start()
         answer = self._process.stdout.readline()
+        waits.cancel()
         if answer:
             return json.loads(answer)
         died = self._process.wait()

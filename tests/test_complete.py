@@ -57,6 +57,15 @@ def test_a_file_cut_short_is_refused_with_the_cure(tmp_path: Path, build: Callab
     assert "download" in caught.value.cure
 
 
+def test_a_tiff_that_lost_its_last_tables_is_found(tmp_path: Path) -> None:
+    """GDAL would read it without its scale, and say nothing."""
+    path = formats.scaled(tmp_path / "a.tif", formats.ramp(), 0.01, 1.0, "I/F")
+    path.write_bytes(path.read_bytes()[:-3])
+    with rasterio.open(path) as dataset, pytest.raises(ImageError, match="cut short"):
+        assert dataset.scales == (1.0,)
+        check_complete(dataset, path)
+
+
 def test_a_tiff_of_strips_cut_in_its_pixels_is_found(tmp_path: Path) -> None:
     path = formats.geotiff(tmp_path / "a.tif", formats.ramp(width=300, height=400))
     check(path)

@@ -3,13 +3,15 @@
     {"product": "M104318871L", "status": "ok", "key": …, "inputs": […], "outputs": {…}, "counts": {…}, …}
 
 `status` is `ok`, `empty` (no valid pixel), `skipped` (not wanted, with the reason) or `failed` (code, message, cure).
-Of several lines about a product the last one holds. A line that a power cut tore off is no line.
+Of several lines about a product the last one holds. Each carries a checksum of itself, `crc32`: a line that a power
+cut tore off, or that a disk has changed, is no line.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +22,7 @@ from lunar_processing.errors import OutputError
 STATUSES = ("ok", "empty", "skipped", "failed")
 NAME = "journal.jsonl"
 PATTERN = "journal*.jsonl"
+SEAL = "crc32"
 DONE = {"key": str, "inputs": list, "outputs": dict, "counts": dict}  # what the line of a finished product has
 
 
@@ -51,7 +54,7 @@ class Journal:
         """Append, and come back when the disk has it."""
         if not entries:
             return
-        lines = "".join(json.dumps(entry, sort_keys=True, allow_nan=False) + "\n" for entry in entries)
+        lines = "".join(json.dumps(sealed(entry), sort_keys=True) + "\n" for entry in entries)
         try:
             self._file.write(lines.encode("ascii"))
             self._file.flush()
@@ -68,6 +71,17 @@ class Journal:
             self._file.seek(size - 1)
             if self._file.read(1) != b"\n":
                 self._file.write(b"\n")
+
+
+def sealed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the checksum of its JSON."""
+    text = json.dumps({k: v for k, v in entry.items() if k != SEAL}, sort_keys=True, allow_nan=False)
+    return {**entry, SEAL: zlib.crc32(text.encode("ascii"))}
+
+
+def intact(entry: Mapping[str, Any]) -> bool:
+    """Whether it is what was sealed."""
+    return sealed(entry) == entry
 
 
 def read_journals(folder: Path) -> tuple[dict[str, dict[str, Any]], int]:
@@ -98,9 +112,9 @@ def _lines(path: Path) -> Iterable[dict[str, Any] | None]:
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(entry, dict) or entry.get("status") not in STATUSES:
+        if not isinstance(entry, dict) or not intact(entry) or entry.get("status") not in STATUSES:
+            return None
+    except (ValueError, TypeError, RecursionError):
         return None
     shape = {"product": str, "path": str, **(DONE if entry["status"] == "ok" else {})}
     return entry if all(isinstance(entry.get(name), kind) for name, kind in shape.items()) else None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lunar_processing.batch.crew import Crew, Task, entries
-from lunar_processing.batch.journal import NAME, STATUSES, Journal, read_journals
+from lunar_processing.batch.journal import NAME, STATUSES, Journal, intact, read_journals, sealed
 from lunar_processing.batch.merge import Merged, merge
 from lunar_processing.batch.products import Product, find_products, sort_out, with_table
 from lunar_processing.batch.report import Told, write_report
@@ -148,7 +148,7 @@ def _begin(wishes: Wishes, identity: Mapping[str, Any]) -> dict[str, Any]:
         raise OutputError(f"{wishes.out} has a journal but no {BEGUN}.", "choose another --out.")
     # A date that stays the same however often the batch is begun again, unless the user gives one for all batches.
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or str(int(time.time()))
-    begun = {"order": identity, "epoch": epoch, "begun": now()}
+    begun = sealed({"order": identity, "epoch": epoch, "begun": now()})
     return begun if _first(path, json.dumps(begun, indent=2) + "\n") else _begun_before(path, wishes, identity)
 
 
@@ -171,8 +171,9 @@ def _begun_before(path: Path, wishes: Wishes, identity: Mapping[str, Any]) -> di
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
         order = dict(begun["order"])
-        str(int(begun["epoch"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not intact(begun):
+            raise ValueError("its checksum is another")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(f"{path} is damaged ({error}).", "choose another --out.") from error
     if not wishes.resume and wishes.part is None:
         raise OutputError(f"{wishes.out} holds a batch already.", "go on with --resume, or choose another --out.")

@@ -20,6 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from lunar_processing.errors import ImageError
 from lunar_processing.raster.label import flatten, label_of, quantity_of, text_of
+from lunar_processing.raster.tiff import tiff_end
 
 LONGEST_SIDE = 25_000_000  # px: the Moon is 22 million half metres around
 LARGEST_BLOCK = 2 << 30  # bytes; libtiff itself goes no further
@@ -153,22 +154,8 @@ def _vicar_extent(_: rasterio.DatasetReader, path: Path, label: dict[str, Any]) 
     return path, int(label["LBLSIZE"]) + int(label["RECSIZE"]) * records
 
 
-def _tiff_extent(dataset: rasterio.DatasetReader, path: Path, _: dict[str, Any]) -> tuple[Path, int] | None:
-    bands = dataset.indexes if dataset.interleaving and dataset.interleaving.name == "band" else [1]
-    rows, cols = dataset.block_shapes[0]
-    listed = -(-dataset.height // rows) * -(-dataset.width // cols) * len(bands)
-    if listed > path.stat().st_size:  # its table alone, of four bytes a block and more, would not fit into it
-        return path, 4 * listed
-    end = 0
-    for band in bands:
-        height, width = dataset.block_shapes[band - 1]
-        for row in range(-(-dataset.height // height)):
-            for col in range(-(-dataset.width // width)):
-                offset = dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band)
-                if offset:  # a block that was never written has no place: GDAL reads it as nodata
-                    size = dataset.get_tag_item(f"BLOCK_SIZE_{col}_{row}", "TIFF", bidx=band)
-                    end = max(end, int(offset) + int(size or 0))
-    return path, end
+def _tiff_extent(_: rasterio.DatasetReader, path: Path, label: dict[str, Any]) -> tuple[Path, int] | None:
+    return path, tiff_end(path)
 
 
 _EXTENTS: dict[str, Callable[[rasterio.DatasetReader, Path, dict[str, Any]], tuple[Path, int] | None]] = {
