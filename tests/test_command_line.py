@@ -73,7 +73,8 @@ OPTIONS = {
     "--dtype --contact-sheet --device --overwrite --format --progress --watch-stdin",
     "train": "--json --images --out --band --labels --area --from --models-dir --classes --validation --split "
     "--simulated --minutes --steps --seed --resume --size --batch --rate --set --device --progress --watch-stdin",
-    "evaluate": "--json --real --out --part --seed --recipe --steps --models --models-dir --strips --small --view",
+    "evaluate": "--json --real --out --part --seed --recipe --steps --models --models-dir --strips --small --view "
+    "--features --inception --count",
     "patches": "--json --out --size --stride --shrink --latitude --count --keep-aside --band --seed --overwrite "
     "--progress --watch-stdin",
     "mine-augmentations": "--json --images --features --keep --size --count --band --seed --out --overwrite --device "
