@@ -31,8 +31,7 @@ PATHS_SHRINK = 2  # of the batch, for the lengths of paths
 PATHS_FOLLOW = 0.01
 MIXED = 0.9  # share of the batches whose coarse and fine styles are those of two latents
 BETAS = (0.0, 0.99)
-# What suits the shipped patches best of all that moves ground and leaves its brightness, by `lunar mine-augmentations`.
-MINED = ("shear", "flip_horizontal", "zoom_in")
+MINED = ("gamma", "brightness", "shear")  # what suits the shipped model's patches best, by `lunar mine-augmentations`
 SURE = 0.9  # accuracy of a linear probe from which on the answers are smoothed …
 SMOOTH = 0.8  # … so much is a real image real then
 PROBED = 256  # images of either kind for a probe
