@@ -7,7 +7,6 @@ The folder becomes a model, which the tools take with --model; `training/` in it
 
 from __future__ import annotations
 
-import csv
 import math
 import subprocess
 import time
@@ -27,7 +26,8 @@ from lunar_processing.raster.quality import faults
 from lunar_processing.tools import job as jobs
 from lunar_processing.tools.backgrounds import background
 from lunar_processing.tools.calibrate_rocks import calibrate
-from lunar_processing.tools.labels import RASTERS, find_labels, mask_of, overlaps
+from lunar_processing.tools.labels import find_labels, mask_of, overlaps
+from lunar_processing.tools.listed import listed
 from lunar_processing.tools.network import MIDDLES, limits
 from lunar_processing.tools.surface_data import published_split
 from lunar_processing.training import data
@@ -277,7 +277,7 @@ class _Reader:
             if Path(name).suffix == BANK:
                 pictures += data.load_pictures(Path(name))
             else:
-                rows += _listed(Path(name))
+                rows += listed(Path(name))
         for done, row in enumerate(rows):
             self.report.progress("read", done, len(rows))
             picture = self._picture(row, alone=len(rows) == 1)
@@ -342,31 +342,6 @@ def _sun_azimuth(job: jobs.Job) -> float | None:
         return said
     azimuth, confidence = estimate_sun(job.image.survey.patches)
     return azimuth if confidence >= SURE_OF_SUN else None
-
-
-def _listed(path: Path) -> list[dict[str, str]]:
-    """Images of a folder, of a manifest, or the one file."""
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in RASTERS and not p.name.startswith("."))
-        labels = {p.stem for p in found if p.suffix.lower() in (".lbl", ".xml")}
-        found = [p for p in found if p.stem not in labels or p.suffix.lower() in (".lbl", ".xml")]
-        if not found:
-            raise DataError(f"There is no image in {path}.", f"it may hold {', '.join(RASTERS)}.")
-        return [{"image": str(p)} for p in found]
-    if path.suffix.lower() != ".csv":
-        return [{"image": str(path)}]
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise DataError(f"The manifest {path} cannot be read ({error}).", "check the path.") from error
-    if not rows or "image" not in rows[0]:
-        raise DataError(
-            f"The manifest {path} lists no image.",
-            "give it a column image, and if you like labels, product, sun_azimuth, pixel_size.",
-        )
-    places = ("image", "labels")
-    return [{k: str(path.parent / v) if k in places and v else (v or "") for k, v in row.items() if k} for row in rows]
 
 
 def _number(row: Mapping[str, str], name: str) -> float | None:
