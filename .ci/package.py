@@ -19,7 +19,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLUGIN = "lunar_qgis_plugin"
 LIMIT_BYTES = 25_000_000  # the QGIS plugin repository takes no more
-KINDS = {".py", ".qml", ".svg", ".txt", ".toml", ".json", ".typed", ".md", ""}  # text, all of it
+KINDS = {".py", ".qml", ".svg", ".model3", ".txt", ".toml", ".json", ".typed", ".md", ""}  # text, all of it
 WHEN = (1980, 1, 1, 0, 0, 0)
 
 

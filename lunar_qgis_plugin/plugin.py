@@ -24,6 +24,7 @@ class LunarPlugin:
         """Called by qgis_process, where there is no window."""
         self.provider = LunarProvider()
         QgsApplication.processingRegistry().addProvider(self.provider)
+        self.provider.refreshAlgorithms()  # the examples find the algorithms they chain only now
 
     def initGui(self) -> None:
         """Called by QGIS with a window."""

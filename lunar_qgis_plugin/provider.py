@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from qgis.core import QgsProcessingProvider
+from collections.abc import Iterator
+
+from qgis.core import QgsProcessingModelAlgorithm, QgsProcessingProvider
 from qgis.PyQt.QtGui import QIcon
 
 from . import engine
@@ -13,6 +15,14 @@ def icon(name: str) -> QIcon:
     return QIcon(str(engine.HERE / "icons" / f"{name}.svg"))
 
 
+def _examples() -> Iterator[QgsProcessingModelAlgorithm]:
+    """Graphical models that show how tools are chained; their files can be opened in the model designer."""
+    for path in sorted((engine.HERE / "examples").glob("*.model3")):
+        model = QgsProcessingModelAlgorithm()
+        if model.fromFile(str(path)):
+            yield model
+
+
 class LunarProvider(QgsProcessingProvider):
     """Lunar: enhance shadowed images, find anomalies, count rocks."""
 
@@ -21,6 +31,8 @@ class LunarProvider(QgsProcessingProvider):
 
         for algorithm in ALGORITHMS:
             self.addAlgorithm(algorithm())
+        for model in _examples():
+            self.addAlgorithm(model)
 
     def id(self) -> str:
         return "lunar"

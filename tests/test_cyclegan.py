@@ -264,6 +264,9 @@ def test_nobody_can_take_an_illustration_for_a_measurement(painter, tmp_path) ->
     assert picture.max() <= 1.0
     assert "not a measurement" in record["model"]["notice"]
     assert any("not a measurement" in warning for warning in record["warnings"])
+    refused = lunar("rocks", out, tmp_path / "rocks.gpkg", "--band", 1)
+    assert refused.code == 1
+    assert "Nothing can be counted on it" in refused.err
 
 
 def test_tiles_leave_no_seam(painter, tmp_path) -> None:

@@ -42,7 +42,14 @@ def archive(tmp_path_factory):
 def test_one_folder_named_as_the_plugin(archive):
     names = zipfile.ZipFile(archive).namelist()
     assert {name.split("/")[0] for name in names} == {"lunar_qgis_plugin"}
-    for needed in ("metadata.txt", "LICENSE", "__init__.py", "icons/lunar.svg", "styles/rocks.qml"):
+    for needed in (
+        "metadata.txt",
+        "LICENSE",
+        "__init__.py",
+        "icons/lunar.svg",
+        "styles/rocks.qml",
+        "examples/enhance_then_rocks.model3",
+    ):
         assert f"lunar_qgis_plugin/{needed}" in names
 
 

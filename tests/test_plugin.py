@@ -17,6 +17,7 @@ from affine import Affine
 from qgis_helpers import Qgis, children_of, left_in
 
 SUN = 300.0
+EXAMPLE = "lunar:Enhance shadow, then find rocks"
 TOOLS = ("lunar:enhancepsr", "lunar:scoreanomalies", "lunar:segmentrocks")
 
 
@@ -78,7 +79,7 @@ def results(qgis, image, tmp_path_factory):
 def test_the_provider_and_its_algorithms_are_listed(qgis):
     told = qgis.process("--json", "list")
     lunar = json.loads(told.stdout)["providers"]["lunar"]["algorithms"]
-    others = ("lunar:rocksizefrequency", "lunar:simulatescene", "lunar:batch", "lunar:setupengine")
+    others = ("lunar:rocksizefrequency", "lunar:simulatescene", "lunar:batch", "lunar:setupengine", EXAMPLE)
     assert sorted(lunar) == sorted([*TOOLS, *others])
     assert {name: lunar[name]["group"] for name in lunar} == {
         **dict.fromkeys(TOOLS, "Images"),
@@ -86,6 +87,7 @@ def test_the_provider_and_its_algorithms_are_listed(qgis):
         "lunar:simulatescene": "Simulation",
         "lunar:batch": "Batch",
         "lunar:setupengine": "Engine",
+        EXAMPLE: "Examples",
     }
 
 
@@ -104,6 +106,10 @@ def test_help_explains_every_parameter_and_every_output(qgis):
         tell(answer)
     """)
     for algorithm, facts in told.items():
+        if algorithm == EXAMPLE:  # QGIS itself draws its icon and lays out its help
+            assert "WARNING" in facts["help"]
+            assert "rocks:Rock candidates" in [name for name, *_ in facts["parameters"]]
+            continue
         assert facts["icon"], algorithm
         for name, title, text, _, _ in facts["parameters"]:
             assert len(text) > 20, f"{algorithm} {name} has no help"
@@ -178,6 +184,27 @@ def test_each_tool_runs_and_says_what_it_made(results):
     wanted = {"enhanced.tif", "anomalies.gpkg", "scores.tif", "heat.tif", "rocks.gpkg", "outlines.fgb", "mask.tif"}
     assert wanted | {"area.shp", "area.dbf", "area.shx", "area.prj"} <= set(written)
     assert not [n for n in written if "partial" in n or n.endswith(".aux.xml")]
+
+
+def test_the_example_chains_two_tools_and_warns_of_it(qgis, image, tmp_path):
+    """A graphical model, as the designer draws them and every QGIS since 3.22 reads them."""
+    run = qgis.run(
+        EXAMPLE,
+        image=image,
+        sun_azimuth=SUN,
+        **{
+            "enhance:Enhanced image": tmp_path / "enhanced.tif",
+            "rocks:Rock candidates": tmp_path / "rocks.gpkg",
+            "rocks:Searched area": tmp_path / "area.gpkg",
+        },
+    )
+    assert run.returncode == 0, run.log
+    assert {"enhanced.tif", "rocks.gpkg", "area.gpkg"} <= set(left_in(tmp_path))
+    assert "candidates, not a count" in run.log, "the model says it"
+    assert "enhanced.tif is an enhanced image: what is found on it are candidates" in run.log, "and the engine"
+    with sqlite3.connect(tmp_path / "rocks.gpkg") as database:
+        (record,) = database.execute("SELECT metadata FROM gpkg_metadata WHERE metadata LIKE '%candidates%'").fetchone()
+    assert "enhanced image" in record, "whoever opens the rocks later is told, too"
 
 
 def test_results_lie_on_the_moon_and_on_the_image(qgis, image, results):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +81,7 @@ class Image:
         self.offset = float(dataset.offsets[band - 1])
         self.unit = dataset.units[band - 1] or self.product.unit or ""
         self.grid = _grid_of(dataset)
+        self.tags: Mapping[str, str] = dict(dataset.tags())
         self._dataset = dataset
         self._lock = threading.Lock()
         nodata = dataset.nodatavals[band - 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +15,12 @@ import numpy as np
 
 from lunar_processing import planet, provenance
 from lunar_processing.backends import choose_backend
-from lunar_processing.errors import ModelError, OutputError, ParameterError
+from lunar_processing.errors import ImageError, ModelError, OutputError, ParameterError
 from lunar_processing.modelpack import Pack, find_pack
 from lunar_processing.pipeline import Timing
 from lunar_processing.raster.image import Image, files_of, open_image
 
+NOTICE = "LUNAR_NOTICE"  # the tag in which a picture says that it shows no measurement
 # The user's own pixel size and the coordinate system's may differ by this much before it is worth a word.
 SCALE_TOLERANCE = 0.05
 
@@ -181,10 +183,29 @@ def start(tool: str, options: Options, report: Report | None = None) -> Iterator
     with open_image(options.image, options.band) as image:
         body = planet.resolve_body(image.grid.wkt, options.body)
         job = Job(tool, options, image, body, None, report or Report())
+        _refuse_painted(job)
         job.pixel_size = _pixel_size(job)
         for doubt in _doubts(job):
             job.warn(doubt)
         yield job
+
+
+def _refuse_painted(job: Job) -> None:
+    """What a network has painted may have rocks that are nowhere else."""
+    notice = job.image.tags.get(NOTICE, "")
+    if notice.startswith("ILLUSTRATION") and job.tool == "rocks":
+        raise ImageError(
+            f"{job.image.path.name} says of itself: {notice}. Nothing can be counted on it.",
+            "count on the image that it was made from, or on what psr-physics makes of that.",
+        )
+
+
+def _made_by(image: Image) -> str:
+    """The tool of ours that the image is a result of; empty where it is none."""
+    try:
+        return str(json.loads(image.tags.get(provenance.TAG, "{}")).get("tool", ""))
+    except (ValueError, AttributeError):
+        return ""
 
 
 def refuse_input_as_output(options: Options, *outputs: str | Path | None) -> None:
@@ -228,6 +249,13 @@ def _doubts(job: Job) -> Iterator[str]:
         yield "The pixel size is unknown: sizes are given in pixels only. Give it with --pixel-size."
     if image.survey.constant:
         yield "All sampled pixels have one value: there is nothing to see in this image."
+    if NOTICE in image.tags:
+        yield f"{image.path.name} says of itself: {image.tags[NOTICE]}."
+    elif job.tool in ("rocks", "anomalies") and _made_by(image) == "enhance":
+        yield (
+            f"{image.path.name} is an enhanced image: what is found on it are candidates. Enhancement may take noise "
+            "for small things and small things for noise, and no count on such an image was compared with the truth."
+        )
     in_crs = planet.body_of(image.grid.wkt)
     if in_crs and job.body and in_crs.name != job.body.name:
         yield f"The coordinate system is of {in_crs.name}; lengths are computed for {job.body.name}, as asked."
