@@ -10,6 +10,7 @@ import torch
 
 from lunar_processing.networks.multiscale import STRIDE, WINDOWS, MultiScale, relief
 from lunar_processing.simulate import strange
+from lunar_processing.simulate.stock import Stock
 from lunar_processing.training.data import dice
 from lunar_processing.training.recipes import anomalies as recipe
 
@@ -109,10 +110,50 @@ def test_things_change_the_pixels_that_are_called_strange():
     assert change[made.strange].mean() > 5 * change[~made.strange & ~made.unsure].mean()
 
 
-def test_things_with_a_name_are_planted_when_asked_for():
-    _, made = planted(unnamed=0.0, named=("pit",), each=2.0)
-    assert (made.diameter_px >= 12 / 0.5 - 1e-3).all()
-    assert len(made.diameter_px) > 0
+def stocked(azimuth: float = 90.0, names: tuple[str, ...] = ("probe",), each: float = 4.0, seed: int = 2):
+    image = ground(4)[:, 0]
+    shelf = Stock(names, each_kind=8)
+    return image, shelf, shelf.put(image, torch.full((4,), azimuth), each, dice(seed, 0))
+
+
+def test_objects_of_the_simulator_come_from_a_shelf():
+    image, shelf, made = stocked(names=("probe", "rover track"))
+    assert made.strange.any()
+    assert len(made.diameter_px) > 4
+    change = (made.image - image).abs()
+    assert change[made.strange].mean() > 5 * change[~made.strange].mean()
+    assert set(shelf.kinds) == {"probe", "rover track", ""}
+
+
+def test_worn_craters_of_the_shelf_are_ground():
+    image, _, made = stocked(each=0.0)
+    assert (made.image != image).any()
+    assert len(made.diameter_px) == 0
+    assert not made.strange.any()
+
+
+@pytest.mark.parametrize("azimuth", [20.0, 160.0, 250.0])
+def test_shadows_of_the_shelf_point_away_from_the_sun_of_the_image(azimuth):
+    _, _, made = stocked(azimuth, each=6.0)
+    right, down = math.sin(math.radians(azimuth)), -math.cos(math.radians(azimuth))  # towards the sun
+    off = []
+    for scene, col, row in zip(made.scene.tolist(), made.col.tolist(), made.row.tolist()):
+        rows, cols = (slice(max(0, int(at) - 24), int(at) + 25) for at in (row, col))
+        dark = (made.image[scene, rows, cols] < 0.05).nonzero().float()
+        if len(dark) > 20:
+            away = dark.mean(0) + torch.tensor([rows.start, cols.start]) - torch.tensor([row, col])
+            off.append(float(away[1] * right + away[0] * down))
+    assert len(off) > 5
+    assert sum(value < 0 for value in off) > 0.8 * len(off)
+
+
+def test_two_that_were_planted_in_turn_are_told_together():
+    _, first = planted()
+    second = Stock(("pit",), each_kind=4).put(first.image, torch.full((4,), 90.0), 2.0, dice(3, 0))
+    both = strange.joined(first, second)
+    assert torch.equal(both.strange, first.strange | second.strange)
+    assert torch.equal(both.image, second.image)
+    assert len(both.seen) == len(first.seen) + len(second.seen)
 
 
 def test_nobody_is_asked_to_find_what_lies_in_shadow():

@@ -60,7 +60,7 @@ def plant(
         raise ParameterError(f"{len(thing)} objects are not one.", "plant one after the other.")
     numbers = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
-        ratio, mask = _relief(thing, pixel_size, sun_azimuth, incidence, numbers)
+        ratio, mask = rendered(thing, pixel_size, sun_azimuth, incidence, numbers)
     half = ratio.shape[0] // 2
     top, left = math.floor(float(thing.row[0])) - half, math.floor(float(thing.col[0])) - half
     rows, cols = (slice(max(0, at), min(at + 2 * half + 1, side)) for at, side in zip((top, left), image.shape))
@@ -69,7 +69,8 @@ def plant(
     part = np.s_[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
     result = image.astype(np.float32)
     black, noise = darkness(image)
-    result[rows, cols] = _lit_by(result[rows, cols], ratio[part], black, noise, numbers)
+    changed = lit_by(torch.from_numpy(result[rows, cols]), torch.from_numpy(ratio[part]), black, noise, numbers)
+    result[rows, cols] = changed.numpy()
     if image.dtype.kind in "iu":
         result = np.clip(np.rint(result), 1, image.max())
     where, touched = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
@@ -89,13 +90,18 @@ def darkness(image: np.ndarray) -> tuple[float, float]:
     return black, math.sqrt(float(np.quantile(rough.numpy()[::5, ::5], 0.01)))
 
 
-def _relief(
-    thing: Thing, pixel_size: float, sun_azimuth: float, incidence: float, numbers: torch.Generator
+def rendered(
+    thing: Thing,
+    pixel_size: float,
+    sun_azimuth: float,
+    incidence: float,
+    numbers: torch.Generator,
+    finest: float = FINEST_M,
 ) -> tuple[np.ndarray, np.ndarray]:
     """By what factor the light changes in a square of odd side around the object's pixel, and where it is."""
     half = _half(thing, pixel_size, incidence)
     side = 2 * half + 1
-    fine = int(np.clip(math.ceil(pixel_size / FINEST_M), 1, max(1, MOST_FINE // side)))
+    fine = int(np.clip(math.ceil(pixel_size / finest), 1, max(1, MOST_FINE // side)))
     step = pixel_size / fine
     shape = (1, side * fine, side * fine)
     rough = SLOPE * step ** (HURST - 1)  # the slope of a metre, felt from pixel to pixel
@@ -160,20 +166,17 @@ def _feather(side: int) -> Tensor:
     return torch.minimum(ramp[:, None], ramp[None])
 
 
-def _lit_by(image: np.ndarray, ratio: np.ndarray, black: float, noise: float, numbers: torch.Generator) -> np.ndarray:
-    signal = torch.from_numpy(np.maximum(image - black, 0))
-    below = torch.from_numpy(np.minimum(image - black, 0))
-    factor = torch.from_numpy(ratio)
+def lit_by(image: Tensor, ratio: Tensor, black: float, noise: float, numbers: torch.Generator) -> Tensor:
+    """An image (H, W) whose light above black changes by a factor, and where it changes much, grain of this sd."""
+    signal, below = (image - black).clamp(min=0), (image - black).clamp(max=0)
     # 0 where the thing changes nothing, 1 from a factor of 2 on, either way.
-    hidden = (torch.log2(factor.clamp(min=0.01)).abs()).clamp(0, 1)
+    hidden = (torch.log2(ratio.clamp(min=0.01)).abs()).clamp(0, 1)
     smooth = diffuse(signal[None], 1.0, 4.5)[0]
-    new = torch.lerp(signal, smooth, hidden) * factor
+    new = torch.lerp(signal, smooth, hidden) * ratio
     grain = (
-        noise
-        * torch.sqrt(hidden * torch.maximum(factor, torch.ones(())))
-        * torch.randn(signal.shape, generator=numbers)
+        noise * torch.sqrt(hidden * torch.maximum(ratio, torch.ones(()))) * torch.randn(signal.shape, generator=numbers)
     )
-    return (new + below + black + grain).numpy()
+    return new + below + black + grain
 
 
 def _box(image: Tensor, side: int) -> Tensor:

@@ -1,15 +1,14 @@
 """Things that nobody has a name for, to teach a network what strange is without telling it what to look for.
 
 A thing is a random composition of relief and brightness: blocks and hollows of any outline, rings, grooves and walls,
-rows, rubble, patches, halos, rays. `plant` puts things of any kind into images as they would look there: ground is
-rendered with and without them under the sun of each image, and the image is multiplied by the ratio. Ordinary craters
-and rocks are planted in the same way, so that nobody learns what planting looks like.
+rows, rubble, patches, halos, rays. `plant` puts things into images as they would look there: ground is rendered with
+and without them under the sun of each image, and the image is multiplied by the ratio. Ordinary craters and rocks are
+planted in the same way, so that nobody learns what planting looks like.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lunar_processing.simulate import light
-from lunar_processing.simulate.objects import BRIGHTEST, OBJECTS, Effect, Things, kind_number, place
+from lunar_processing.simulate.objects import BRIGHTEST, Effect
 from lunar_processing.simulate.stamp import Spots, cover, highest, total
 from lunar_processing.simulate.terrain import Ground, draw_craters, draw_rocks, flat, stamp_craters, stamp_rocks
 
@@ -68,10 +67,8 @@ def plant(
     pixel_size: Tensor,
     generator: torch.Generator,
     unnamed: float = 1.0,
-    named: Sequence[str] = (),
-    each: float = 0.0,
 ) -> Planted:
-    """Images (B, H, W), black near 0, with `unnamed` forms and `each` objects of the `named` kinds in each on average.
+    """Images (B, H, W), black near 0, with `unnamed` forms in each on average.
 
     sun_azimuth: degrees clockwise from up; pixel_size: m; both (B,), NaN is drawn at random. Everything is computed
     on the CPU.
@@ -83,9 +80,7 @@ def plant(
     incidence = 45 + 41 * numbers[:, 2] ** 0.7
     plain = flat(image.shape, size)  # type: ignore[arg-type]
     forms = _draw_forms(image.shape, unnamed, generator)  # type: ignore[arg-type]
-    things = _draw_named(image.shape, size, each, named, generator)  # type: ignore[arg-type]
     ground, inside = _place_forms(_ordinary(plain, generator), forms)
-    ground, kinds = place(ground, things)
     scatter = (0.004 + 0.016 * numbers[:, 3])[:, None, None]
 
     def seen(ground: Ground) -> Tensor:
@@ -95,17 +90,37 @@ def plant(
     ratio = _soften(seen(ground) / level, 0.4 + 0.25 * numbers[:, 4])
     # Black may lie below 0, the darkest pixel of an image without shadows; and what is bright ends somewhere.
     black = -0.3 * (numbers[:, 5] ** 2)[:, None, None]
-    ceiling = (1.05 + 1.5 * numbers[:, 6] ** 2)[:, None, None]
-    top = torch.maximum(ceiling, image.amax(dim=(1, 2), keepdim=True))
-    planted = torch.minimum((image - black).clamp_min(0) * ratio + black, top)
+    planted = torch.minimum((image - black).clamp_min(0) * ratio + black, ceiling(image, numbers[:, 6]))
     dark = image - black < DARKEST_SHARE * (image - black).mean(dim=(1, 2), keepdim=True)
-    change = torch.log(ratio.clamp_min(0.02)).abs()
-    extent = inside | (kinds > 0)
-    visible = extent & (change > VISIBLE) & ~dark
+    return told(planted, ratio, inside, dark, (forms.scene, forms.col, forms.row, 2 * forms.radius))
+
+
+def ceiling(image: Tensor, numbers: Tensor) -> Tensor:
+    """Brighter than this nothing is, (B, 1, 1); numbers: (B,), 0…1."""
+    return torch.maximum((1.05 + 1.5 * numbers**2)[:, None, None], image.amax(dim=(1, 2), keepdim=True))
+
+
+def told(
+    image: Tensor, ratio: Tensor, extent: Tensor, dark: Tensor, things: tuple[Tensor, Tensor, Tensor, Tensor]
+) -> Planted:
+    """Images with what is to be said of the things in them, (B, H, W) each.
+
+    ratio: by what factor things change the light; extent: where they are; dark: where nothing can be seen. things:
+    scene, column, row, diameter in px, (n,) each.
+    """
+    visible = extent & (torch.log(ratio.clamp_min(0.02)).abs() > VISIBLE) & ~dark
     near = functional.max_pool2d(functional.max_pool2d(visible.float(), (5, 1), 1, (2, 0)), (1, 5), 1, (0, 2)) > 0
-    scene, col, row, diameter = _middles(forms, things, size)
-    share = _share_seen(visible, scene, col, row, diameter)
-    return Planted(planted, extent & near, extent & ~near, scene, col, row, diameter, share)
+    return Planted(image, extent & near, extent & ~near, *things, _share_seen(visible, *things))
+
+
+def joined(first: Planted, second: Planted) -> Planted:
+    """The things of both; the image is the second's, which was made of the first's."""
+    strange = first.strange | second.strange
+    both = {
+        name: torch.cat([getattr(first, name), getattr(second, name)])
+        for name in ("scene", "col", "row", "diameter_px", "seen")
+    }
+    return Planted(second.image, strange, (first.unsure | second.unsure) & ~strange, **both)
 
 
 def _ordinary(plain: Ground, generator: torch.Generator) -> Ground:
@@ -128,16 +143,6 @@ def _soften(image: Tensor, sigma: Tensor) -> Tensor:
     return functional.conv2d(across, taps.transpose(2, 3), groups=batch)[0]
 
 
-def _middles(forms: Forms, things: Things, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    across = things.size_m / size[things.scene]
-    return (
-        torch.cat([forms.scene, things.scene]),
-        torch.cat([forms.col, things.col]),
-        torch.cat([forms.row, things.row]),
-        torch.cat([2 * forms.radius, across]),
-    )
-
-
 def _share_seen(visible: Tensor, scene: Tensor, col: Tensor, row: Tensor, diameter: Tensor) -> Tensor:
     """Visible pixels in the square around each thing, over those of its disc, up to 1."""
     height, width = visible.shape[1:]
@@ -147,31 +152,6 @@ def _share_seen(visible: Tensor, scene: Tensor, col: Tensor, row: Tensor, diamet
     top, bottom = ((row + sign * half).round().clamp(0, height).long() for sign in (-1, 1))
     count = sums[scene, bottom, right] - sums[scene, top, right] - sums[scene, bottom, left] + sums[scene, top, left]
     return (count / (math.pi * half**2)).clamp(max=1)
-
-
-# ---- things with a name ------------------------------------------------------------------------------------------
-
-
-def _draw_named(
-    shape: tuple[int, int, int], size: Tensor, each: float, names: Sequence[str], generator: torch.Generator
-) -> Things:
-    kinds = torch.tensor([kind_number(name) for name in names], dtype=torch.long)
-    count = torch.poisson(torch.full((shape[0],), float(each) if len(kinds) else 0.0), generator=generator).long()
-    scene = torch.repeat_interleave(count)
-    n = len(scene)
-    kind = kinds[(torch.rand(n, generator=generator) * len(kinds)).long()] if n else torch.zeros(0, dtype=torch.long)
-    limits = torch.tensor([k.size_m for k in OBJECTS.values()])[kind - 1].reshape(n, 2)
-    random = torch.rand(4, n, generator=generator)
-    metres = limits[:, 0] * (limits[:, 1] / limits[:, 0]) ** random[0]
-    return Things(
-        scene,
-        kind,
-        random[1] * shape[2],
-        random[2] * shape[1],
-        torch.minimum(metres, 200 * size[scene]),
-        360 * random[3],
-        torch.rand(n, 8, generator=generator),
-    )
 
 
 # ---- things without a name ---------------------------------------------------------------------------------------

@@ -418,7 +418,7 @@ def _lesson(
     def varied(step: int) -> data.Batch:
         return augment(sampler(step), POLICIES[recipe.policy], dice(mix(wishes.seed, 1), step))
 
-    return Lesson(recipe, network, varied, judged, size, rate, wishes.seed, about, options)
+    return Lesson(recipe, network, varied, judged, size, rate, wishes.seed, about, options, sampler)
 
 
 def _sampler(

@@ -17,7 +17,8 @@ from torch.nn import functional
 from lunar_processing.modelpack import Card
 from lunar_processing.networks.multiscale import STRIDE, WINDOWS
 from lunar_processing.simulate.objects import OBJECTS
-from lunar_processing.simulate.strange import Planted, plant
+from lunar_processing.simulate.stock import Stock
+from lunar_processing.simulate.strange import Planted, joined, plant
 from lunar_processing.training.data import Batch, dice, mix
 from lunar_processing.training.loop import State, Task, to_device
 from lunar_processing.training.recipes.recipe import Lesson, Recipe, by_product
@@ -35,7 +36,7 @@ UNKNOWN = -1.0  # in targets: neither strange nor ordinary
 def task(lesson: Lesson, unnamed: float = UNNAMED, named: Sequence[str] = KNOWN, each: float = NAMED) -> Task:
     """Strange or not, for windows of each size and for pixels: cross entropies, one optimiser."""
     net = lesson.network
-    put = partial(plant, unnamed=unnamed, named=named, each=each)
+    put = partial(_put, shelf=Stock(named, lesson.seed), unnamed=unnamed, each=each)
 
     def step(batch: Batch, state: State) -> Mapping[str, Tensor]:
         image, planted = _planted(batch, mix(lesson.seed, state.step), put)
@@ -93,6 +94,15 @@ def _planted(batch: Batch, seed: int, put: partial[Planted]) -> tuple[Tensor, Pl
     planted = put(image[:, 0].cpu(), batch["sun_azimuth"].cpu(), batch["pixel_size"].cpu(), dice(seed, 3))
     filled = torch.where(batch["valid"].cpu(), planted.image[:, None], image.cpu())
     return filled.to(image.device), planted
+
+
+def _put(
+    image: Tensor, sun_azimuth: Tensor, pixel_size: Tensor, numbers: torch.Generator,
+    shelf: Stock, unnamed: float, each: float,
+) -> Planted:  # fmt: skip
+    """Unnamed forms first, then objects of the shelf."""
+    first = plant(image, sun_azimuth, pixel_size, numbers, unnamed)
+    return joined(first, shelf.put(first.image, sun_azimuth, each, numbers))
 
 
 def wrong(windows: Tensor, pixels: Tensor, planted: Planted, valid: Tensor) -> dict[str, Tensor]:

@@ -62,7 +62,8 @@ class Recipe:
 class Lesson:
     """A network, batches to learn from (varied already), and pictures of other products to validate on.
 
-    `options` are those of the recipe, as far as the user does not want others.
+    `options` are those of the recipe, as far as the user does not want others. `plain` are the batches before they are
+    varied.
     """
 
     recipe: Recipe
@@ -74,6 +75,7 @@ class Lesson:
     seed: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    plain: Sampler | None = None
 
 
 Measure = Callable[[nn.Module, Batch], Mapping[str, torch.Tensor]]
