@@ -86,7 +86,8 @@ def evaluate_synthesis(
     facts: dict[str, Any] = {"count": count, "learnt": len(learnt), "unseen": len(unseen), "features": {}, "copies": {}}
     first: dict[str, Copies] = {}
     for eye in _eyes(wishes):
-        seen = {name: _look(eye, images) for name, images in {"learnt": learnt, "unseen": unseen, **made}.items()}
+        compared = learnt[: 2 * count] if first else learnt  # copies are looked for once, among all
+        seen = {name: _look(eye, images) for name, images in {"learnt": compared, "unseen": unseen, **made}.items()}
         rows = _rows(seen, count, wishes.seed)
         facts["features"][eye.title] = {"names": distance_names(eye), "rows": rows}
         for name, row in rows.items():
