@@ -6,4 +6,4 @@ import os
 # otherwise, took a tenth of all processor time and made nothing faster. Must be said before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

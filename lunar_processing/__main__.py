@@ -95,7 +95,7 @@ examples:
     "install-models": """
 examples:
   lunar install-models
-  lunar install-models lunar-models-0.1.0.zip
+  lunar install-models lunar-models-1.0.0.zip
   lunar install-models my-denoiser/ --into team-models/""",
     "doctor": """
 examples:

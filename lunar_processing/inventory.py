@@ -40,7 +40,7 @@ def models_in_words(found: list[dict[str, Any]]) -> str:
         for model in (m for m in found if m["task"] == task):
             default = "  (default)" if model["default"] else ""
             lines.append(f"  {model['id']:<20} {model['title']}{default}")
-            lines.append(f"  {'':<20} {model['description']}")
+            lines += [f"  {'':<20} {text}" for text in (model["description"], model["limits"]) if text]
     return "\n".join(lines)
 
 
@@ -63,6 +63,7 @@ def _classical() -> list[dict[str, Any]]:
             "kind": "classical",
             "title": method.title,
             "description": method.description,
+            "limits": "",
             "default": False,
             "folder": None,
         }
@@ -78,6 +79,7 @@ def _network(card: Any, folder: Path) -> dict[str, Any]:
         "kind": "network",
         "title": card.title or card.id,
         "description": card.description,
+        "limits": card.limits,
         "default": False,
         "folder": str(folder),
     }

@@ -69,6 +69,7 @@ class Card:
     version: str = "1"
     title: str = ""
     description: str = ""
+    limits: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     normalisation: Normalisation = Normalisation()
     pixel_size_m: tuple[float, float] | None = None

@@ -85,6 +85,26 @@ def test_the_tour_of_the_readme_can_be_walked(tmp_path):
     assert {"enhanced.tif", "strange.gpkg", "scores.tif", "rocks.gpkg", "rocks.tif", "sizes"} <= made
 
 
+@pytest.mark.parametrize("folder", sorted((REPOSITORY / "models").glob("*/")), ids=lambda folder: folder.name)
+def test_a_card_says_how_the_model_came_to_be_and_what_it_is_worth(folder):
+    card = read_pack(folder).card
+    for name in ("recipe", "command", "data", "commit"):
+        assert card.training[name], name
+    assert "lunar train" in card.training["command"]
+    assert isinstance(card.training["seed"], int)
+    assert any(isinstance(value, (int, float)) for value in _leaves(card.measured)), "numbers that were measured"
+    assert len(card.limits) > 60, "where it must not be trusted"
+    assert len(card.description) > 60
+    assert card.license
+    assert (folder / "training.jsonl").stat().st_size < 200_000
+    assert f"`{card.id}`" in text_of("docs/trust.md")
+
+
+def _leaves(value):
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [leaf for part in parts for leaf in _leaves(part)] if parts else [value]
+
+
 def test_every_field_of_a_card_is_explained():
     explained = set(
         re.findall(r"`([a-z0-9_]+)`", "".join(re.findall(r"^\| (`.*?) \|", text_of("docs/models.md"), re.M)))
@@ -103,6 +123,16 @@ def test_the_model_of_the_manual_can_be_written_and_read(tmp_path):
     code = blocks(REPOSITORY / "docs" / "models.md", "python").replace("models/my-denoiser", str(tmp_path))
     exec(compile(code, "docs/models.md", "exec"), {})
     read_pack(tmp_path).network()
+
+
+def test_the_version_is_one_and_dated():
+    from lunar_processing import __version__
+
+    assert f"\nversion={__version__}\n" in text_of("metadata.txt")
+    assert f"\nversion: {__version__}\n" in text_of("CITATION.cff")
+    released = re.findall(r"^## \[([^\]]+)\] - (\d{4}-\d{2}-\d{2})$", text_of("CHANGELOG.md"), re.MULTILINE)
+    assert released[0][0] == __version__
+    assert f"date-released: {released[0][1]}" in text_of("CITATION.cff")
 
 
 def test_pictures_are_small():
