@@ -317,7 +317,7 @@ def test_models_lists_methods_and_models(models: Path, monkeypatch: pytest.Monke
             }[task]
         ]
     for model in found.values():
-        assert set(model) == {"id", "task", "kind", "title", "description", "default", "folder"}
+        assert set(model) == {"id", "task", "kind", "title", "description", "limits", "default", "folder"}
         assert model["title"]
     given = lunar("models", "--task", "rocks", "--models-dir", models, "--json").result["models"]
     assert {m["id"]: (m["kind"], m["folder"]) for m in given}["bright"] == ("network", str(models / "bright"))
