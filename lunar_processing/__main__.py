@@ -369,6 +369,7 @@ def _evaluate_simulator(given: argparse.Namespace, console: Console) -> int:
 
 def _train(given: argparse.Namespace, console: Console) -> int:
     from lunar_processing.tools import train
+    from lunar_processing.tools.mine_augmentations import kept_in
 
     wishes = train.Wishes(
         recipe=given.recipe,
@@ -387,6 +388,7 @@ def _train(given: argparse.Namespace, console: Console) -> int:
         resume=given.resume,
         encoder_weights=Path(given.encoder_weights) if given.encoder_weights else None,
         quality=given.quality,
+        augment=kept_in(given.augment),
         band=given.band,
         size=given.size,
         batch=given.batch,
@@ -970,6 +972,13 @@ def _train_parser(commands: Any) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="a setting of the network, for example latent=8; repeatable",
+    )
+    tool.add_argument(
+        "--augment",
+        nargs="+",
+        default=[],
+        metavar="NAME|FILE",
+        help="vary images by these instead, or as `lunar mine-augmentations` wrote to a file (.json)",
     )
     tool.add_argument(
         "--quality",

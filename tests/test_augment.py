@@ -16,6 +16,7 @@ from lunar_processing.training.augment import (
     mine,
     mined,
     multiplied,
+    one_of,
     vary,
 )
 from lunar_processing.training.data import MIDDLE, UNKNOWN, dice
@@ -251,3 +252,16 @@ def test_a_set_is_multiplied_by_varied_copies():
     assert torch.equal(multiplied(images, (), dice(0, 0)), images)
     with pytest.raises(ParameterError, match="'spin'"):
         multiplied(images, ("spin",), dice(0, 0))
+
+
+def test_other_families_are_varied_with_all_that_goes_along():
+    """Masks, validity, the sun and the pixel size."""
+    batch = {key: value.repeat(60, *[1] * (value.dim() - 1)) for key, value in lit_rock(30).items()}
+    varied = one_of(batch, ("flip_horizontal", "zoom_in"), dice(2, 0))
+    mirrored, larger = (varied["sun_azimuth"] - 30).abs() > 1, varied["pixel_size"] < 0.5
+    assert 10 < mirrored.sum() < 30
+    assert 10 < larger.sum() < 30
+    assert not (mirrored & larger).any()
+    for sample in torch.nonzero(mirrored)[:3, 0].tolist():
+        part = {key: value[sample : sample + 1] for key, value in varied.items()}
+        assert same_angle(sun_by_shadow(part), 330, 2)

@@ -72,7 +72,8 @@ OPTIONS = {
     "simulate": "--json --recipe --size --count --seed --pixel-size --incidence --sun-azimuth --objects --crs --centre "
     "--dtype --contact-sheet --device --overwrite --format --progress --watch-stdin",
     "train": "--json --images --out --band --labels --area --from --models-dir --classes --validation --split "
-    "--simulated --minutes --steps --seed --resume --size --batch --rate --set --device --progress --watch-stdin",
+    "--simulated --minutes --steps --seed --resume --size --batch --rate --set --device --progress --watch-stdin "
+    "--augment",
     "evaluate": "--json --real --out --part --seed --recipe --steps --models --models-dir --strips --small --view "
     "--features --inception --count",
     "patches": "--json --out --size --stride --shrink --latitude --count --keep-aside --band --seed --overwrite "

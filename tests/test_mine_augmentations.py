@@ -11,7 +11,9 @@ from running import lunar
 from scipy import ndimage
 
 from lunar_processing.errors import ModelError
+from lunar_processing.modelpack import read_pack
 from lunar_processing.tools.mine_augmentations import Wishes, mine_augmentations
+from lunar_processing.tools.sheet import write_png
 from lunar_processing.training.features import lite0_file
 
 
@@ -53,3 +55,18 @@ def test_what_is_missing_or_wrong_is_said(layers, tmp_path, monkeypatch):
     assert (ran.code, "32 px, not 64 px" in ran.err) == (1, True)
     assert lunar("mine-augmentations", "--images", layers, "--keep", 0).code == 2
     assert lunar("mine-augmentations", "--images", layers, "--count", 5).code == 2
+
+
+def test_any_training_takes_what_was_found(layers, tmp_path):
+    """Here an autoencoder, for one step."""
+    (tmp_path / "mined.json").write_text('{"kept": ["flip_horizontal", "zoom_in"]}')
+    for number in range(2):
+        write_png(tmp_path / f"{number}.png", np.random.default_rng(number).integers(0, 255, (96, 96), np.uint8))
+    ran = lunar("train", "vae-2020", "--images", tmp_path, "--out", tmp_path / "m", "--steps", 1, "--batch", 2,
+                "--augment", tmp_path / "mined.json", "rotate", "--set", "latent=2")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert read_pack(tmp_path / "m").card.training["augment"] == ["flip_horizontal", "zoom_in", "rotate"]
+    ran = lunar("train", "vae-2020", "--images", tmp_path, "--out", tmp_path / "n", "--augment", "spin")
+    assert (ran.code, "'spin'" in ran.err) == (2, True)
+    ran = lunar("train", "vae-2020", "--images", tmp_path, "--out", tmp_path / "n", "--augment", "none.json")
+    assert (ran.code, "lunar mine-augmentations" in ran.err) == (1, True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lunar_processing.devices import choose_device
 from lunar_processing.draft import Draft
-from lunar_processing.errors import ParameterError
+from lunar_processing.errors import DataError, ParameterError
 from lunar_processing.evaluate.synthesis import frechet
 from lunar_processing.tools import job as jobs
 from lunar_processing.tools.patches import Wishes as Cut
@@ -84,6 +84,22 @@ def save(facts: Mapping[str, Any], path: Path, overwrite: bool) -> None:
     with Draft(path, overwrite) as draft:
         draft.path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         draft.publish()
+
+
+def kept_in(said: Sequence[str]) -> tuple[str, ...]:
+    """Names of variations, of which one may be a file that `save` wrote."""
+    names: list[str] = []
+    for word in said:
+        if not word.endswith(".json"):
+            names.append(word)
+            continue
+        try:
+            names += json.loads(Path(word).read_text(encoding="utf-8"))["kept"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{word} does not say which variations to take ({error}).", "write it with `lunar mine-augmentations`."
+            ) from error
+    return tuple(names)
 
 
 def in_words(facts: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ from lunar_processing.tools.listed import listed
 from lunar_processing.tools.network import MIDDLES, limits
 from lunar_processing.tools.surface_data import published_split
 from lunar_processing.training import data
-from lunar_processing.training.augment import POLICIES, augment
+from lunar_processing.training.augment import POLICIES, augment, check_candidates, one_of
 from lunar_processing.training.data import Picture, Sampler, dice, mix
 from lunar_processing.training.loop import LOG, Outcome, Plan, train
 from lunar_processing.training.patches import PATCHES, load_patches
@@ -61,7 +61,8 @@ class Wishes:
     `images`: files, folders, manifests (.csv) or banks (.safetensors). `labels`: a vector layer, a mask, or a folder
     of masks. `area`: a polygon layer; outside nobody has looked. `quality`: without images whose labels speak against
     them. `settings`: of the network, where they are to differ. `simulated`: share of simulated scenes, 0…1.
-    `encoder_weights`: a file of a classifier's weights for a network that has an encoder.
+    `encoder_weights`: a file of a classifier's weights for a network that has an encoder. `augment`: variations by
+    their names, as MineAug finds them, instead of the recipe's own.
     """
 
     recipe: str
@@ -81,6 +82,7 @@ class Wishes:
     resume: bool = False
     encoder_weights: Path | None = None
     quality: bool = False
+    augment: tuple[str, ...] = ()
     band: int | None = None
     size: int | None = None
     batch: int | None = None
@@ -100,6 +102,7 @@ class Wishes:
         for name, (value, possible, cure) in checks.items():
             if not possible:
                 raise ParameterError(f"{name} {value} is not possible.", f"{cure}.")
+        check_candidates(self.augment)
 
 
 @dataclass(frozen=True)
@@ -408,6 +411,7 @@ def _lesson(
         "images": {name: sorted({p.name for p in some}) for name, some in parts.items()},
         "from": start.card.sha256 if start else None,
         **({"encoder_weights": sha256_of(wishes.encoder_weights)} if wishes.encoder_weights else {}),
+        **({"augment": list(wishes.augment)} if wishes.augment else {}),
         **({"patches": [sha256_of(Path(name) / PATCHES) for name in wishes.images]} if recipe.patches else {}),
     }
     options = {name: wishes.settings.get(name, value) for name, value in recipe.options.items()}
@@ -416,7 +420,10 @@ def _lesson(
     judged = recipe.validation(size) if recipe.validation else parts["validation"]
 
     def varied(step: int) -> data.Batch:
-        return augment(sampler(step), POLICIES[recipe.policy], dice(mix(wishes.seed, 1), step))
+        numbers = dice(mix(wishes.seed, 1), step)
+        if wishes.augment:
+            return one_of(sampler(step), wishes.augment, numbers)
+        return augment(sampler(step), POLICIES[recipe.policy], numbers)
 
     return Lesson(recipe, network, varied, judged, size, rate, wishes.seed, about, options, sampler)
 

@@ -395,18 +395,32 @@ def mined(scored: Sequence[Scored], keep: int = KEPT) -> tuple[str, ...]:
 
 def vary(images: Tensor, name: str, generator: torch.Generator) -> Tensor:
     """All images (N, 1, H, W) in 0…1, varied by one of the candidates; within 0…1 again, as images are."""
-    if name not in CANDIDATES:
-        raise ParameterError(f"There is no candidate {name!r}.", f"choose of {', '.join(CANDIDATES)}.")
+    check_candidates([name])
     return augment({"image": images}, CANDIDATES[name], generator)["image"].clamp(0, 1)
 
 
-def multiplied(images: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
-    """Each image (N, 1, H, W) in 0…1 as it is or varied by one of the candidates, equally often.
+def one_of(batch: Batch, names: Sequence[str], generator: torch.Generator) -> Batch:
+    """Each sample as it is or varied by one of the candidates, equally often.
 
     Over a training this is the set with a varied copy of it for each name.
     """
-    which = torch.randint(1 + len(names), (len(images),), generator=generator)
+    check_candidates(names)
+    which = torch.randint(1 + len(names), (len(batch["image"]),), generator=generator)
     for number, name in enumerate(names, start=1):
-        varied = vary(images, name, generator)
-        images = torch.where(_per_sample(which == number, images), varied, images)
-    return images
+        varied = augment(batch, CANDIDATES[name], generator)
+        batch = {
+            key: torch.where(_per_sample(which == number, values), varied[key], values) for key, values in batch.items()
+        }
+    return batch
+
+
+def multiplied(images: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
+    """The same of images alone (N, 1, H, W), within 0…1."""
+    return one_of({"image": images}, names, generator)["image"].clamp(0, 1)
+
+
+def check_candidates(names: Sequence[str]) -> None:
+    """Refuse what is none of CANDIDATES."""
+    unknown = [name for name in names if name not in CANDIDATES]
+    if unknown:
+        raise ParameterError(f"There is no candidate {unknown[0]!r}.", f"choose of {', '.join(CANDIDATES)}.")
