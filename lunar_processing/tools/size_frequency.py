@@ -311,9 +311,20 @@ def _record(case: _Case, facts: Mapping[str, Any], seconds: float) -> str:
     said = {k: v for k, v in asdict(study.wishes).items() if k not in ("folder", "overwrite", "rocks")}
     said |= {"layer": rocks.layer.name, "diameter_field": rocks.field, "area": area.source}
     said["min_diameter"] = facts["min_diameter"]["value"]
+    said["asked"] = _asked(study.wishes)  # apart from what was found out: enough to ask it again
     model = {"id": "maximum likelihood", "rocks": rocks.model, "product": rocks.product}
     inputs = [provenance.file_facts(path) for path in sorted(paths)]
     return provenance.record("rocksizefrequency", inputs, model, said, "cpu", facts["counts"], seconds, study.warnings)
+
+
+def _asked(wishes: Wishes) -> dict[str, Any]:
+    """What the user said, with paths that hold anywhere."""
+    said = {k: v for k, v in asdict(wishes).items() if k not in ("folder", "overwrite") and v is not None}
+    for name in ("rocks", "area"):
+        path, mark, layer = str(said.get(name, "")).partition("|")
+        if path and Path(path).is_file():
+            said[name] = f"{Path(path).absolute()}{mark}{layer}"
+    return said
 
 
 def _csv(columns: Mapping[str, np.ndarray], ground: Ground) -> str:
