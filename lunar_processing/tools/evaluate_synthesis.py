@@ -195,7 +195,8 @@ _HOW = (
     "these. Only by Inception's features they are FID and KID."
 )
 _FLOOR = (
-    f"'{FLOOR}' are two halves of the images that were learnt from: as near as sets of this many images can be. "
+    f"'{FLOOR}' are two halves of the images that were learnt from: as near as sets of this many images can be, "
+    "and nearer where patches overlap, since the halves then share ground. "
     f"'{UNSEEN}' are other places, at times another body: farther, though as real as can be."
 )
 _COPIED = (
