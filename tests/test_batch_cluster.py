@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from running import lunar, snapshot, start, strict_json
 
+from lunar_processing.batch import crew
+
 pytest.importorskip("distributed")
 
 PRODUCTS = 200
@@ -38,13 +40,27 @@ def poisonous(options, order, told, stem):
 
 work.RUN["rocks"] = poisonous
 """
+# The disk of the worker that takes this product is full from then on: the system refuses files of a kilobyte.
+FILLS = "P0023"
+FULL = f"""
+import resource
+from lunar_processing.batch import work
+
+healthy = work._rocks
+
+def filling(options, order, told, stem):
+    if stem.name == {FILLS!r}:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+    return healthy(options, order, told, stem)
+
+work.RUN["rocks"] = filling
+"""
 QUICK = ("--model", "shadow-pairs", "--sun-azimuth", 90)
 
 
-@pytest.fixture
-def strips(tmp_path: Path) -> Path:
-    folder = tmp_path / "strips"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("strips")
     view = moon.scene(48, 48, seed=3, sun_azimuth=90, rocks=8, rock_sizes=(4, 8))
     pixels = np.maximum(moon.digitise(view.image, 16), 1)
     for number in range(PRODUCTS):
@@ -131,36 +147,97 @@ def test_killed_workers_poison_and_a_killed_batch_lose_nothing(
     assert {name: after[name] for name in undisturbed} == undisturbed
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the size of files cannot be bounded here")
+def test_a_disk_that_is_full_on_one_worker_loses_nothing(strips: Path, tmp_path: Path) -> None:
+    (tmp_path / "full.py").write_text(FULL)
+    out, few = tmp_path / "out", strips / "P002?.tif"
+    arguments = ("batch", "rocks", few, "--out", out, *QUICK, "--no-merge", "--resume", "--json")
+    environment = {"DASK_DISTRIBUTED__WORKER__PRELOAD": str(tmp_path / "full.py")}
+    first = start(*arguments, "--workers", 2, env=environment)
+    _said, complaints = first.communicate(timeout=900)
+    assert first.returncode == 1
+    last = {entry["product"]: entry for entry in entries(out)}
+    assert len(last) == len(entries(out)) == 10
+    assert (last[FILLS]["status"], last[FILLS]["code"]) == ("failed", "output")
+    assert "could not be written" in complaints
+    done = {name for name, entry in last.items() if entry["status"] == "ok"}
+    assert done, "what was done before, and by the other worker"
+    before = snapshot(out / "products")
+    assert {name.partition("/")[0] for name in before} == done, "nothing half done is left"
+
+    ran = lunar(*arguments, "--workers", 0)  # there is room again
+    assert ran.result["counts"] == {"ok": 10, "empty": 0, "skipped": 0, "failed": 0, "to do": 0}, ran.err
+    after = snapshot(out / "products")
+    assert {name: after[name] for name in before} == before
+    times = Counter(entry["product"] for entry in entries(out) if entry["status"] == "ok")
+    assert set(times.values()) == {1}
+
+
 def test_any_scheduler_can_be_given_the_work(strips: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    ran = lunar("batch", "rocks", strips, "--out", out, "--dask", "tcp://127.0.0.1:9", *QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crew, "PATIENCE", "1s")
+        ran = lunar("batch", "rocks", strips, "--out", out, "--dask", "tcp://127.0.0.1:9", *QUICK)
     assert ran.code == 1
     assert "There is no Dask scheduler at tcp://127.0.0.1:9" in ran.err
 
-    told = tmp_path / "scheduler.json"
-    scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--port", "0"]
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-dashboard"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    processes = [subprocess.Popen([*scheduler, "--host", "127.0.0.1", "--scheduler-file", str(told)], **quiet)]
+    first, second = Dask(tmp_path / "first.json"), Dask(tmp_path / "second.json")
     try:
-        while not told.exists():
-            assert processes[0].poll() is None
-            time.sleep(0.05)
-        processes.append(subprocess.Popen([*worker, "--scheduler-file", str(told)], **quiet, cwd=tmp_path))
-        address = json.loads(told.read_text())["address"]
         few = strips / "P002?.tif"
-        ran = lunar("batch", "rocks", few, "--out", out, "--resume", "--dask", address, *QUICK, "--json")
+        ran = lunar("batch", "rocks", few, "--out", out, "--resume", "--dask", first.begin(), *QUICK, "--json")
         assert ran.code == 0, ran.err
         assert ran.result["counts"]["ok"] == 10
 
-        run = start("batch", "rocks", strips, "--out", out, "--resume", "--dask", address, *QUICK)
-        wait_for(run, out, 20)
-        processes[0].kill()
+        some = ("batch", "rocks", strips / "P00[0-3]?.tif", "--out", out, "--resume", *QUICK, "--json")
+        run = start(*some, "--dask", first.address)
+        wait_for(run, out, 15)
+        first.end()
         complaints = run.communicate(timeout=900)[1]
         assert run.returncode == 1
         assert "The connection to the Dask scheduler was lost" in complaints
         assert "--resume" in complaints
+
+        before, half = snapshot(out / "products"), [entry for entry in entries(out) if entry["status"] == "ok"]
+        assert len(half) < 40, "the kill came too late: it proves nothing"
+        ran = lunar(*some, "--dask", second.begin())
+        assert ran.code == 0, ran.err
+        assert ran.result["counts"] == {"ok": 40, "empty": 0, "skipped": 0, "failed": 0, "to do": 0}
+        times = Counter(entry["product"] for entry in entries(out) if entry["status"] == "ok")
+        assert (len(times), set(times.values())) == (40, {1})
+        after = snapshot(out / "products")
+        finished = {entry["product"] for entry in half}
+        assert all(after[name] == data for name, data in before.items() if name.partition("/")[0] in finished)
     finally:
-        for process in processes:
+        first.end()
+        second.end()
+
+
+class Dask:
+    """A scheduler and a worker, begun by Dask's own commands, as on a cluster."""
+
+    def __init__(self, told: Path) -> None:
+        self.told = told
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def begin(self) -> str:
+        """The address of the scheduler, once it has one."""
+        self._start("scheduler", "--port", "0", "--host", "127.0.0.1")
+        while not self.told.exists():
+            assert self.processes[0].poll() is None
+            time.sleep(0.05)
+        self._start("worker", "--nthreads", "1")
+        return self.address
+
+    @property
+    def address(self) -> str:
+        return str(json.loads(self.told.read_text())["address"])
+
+    def _start(self, what: str, *options: str) -> None:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *options]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": self.told.parent}
+        self.processes.append(subprocess.Popen([*command, "--scheduler-file", str(self.told)], **quiet))
+
+    def end(self) -> None:
+        for process in self.processes:
             process.kill()
             process.wait()

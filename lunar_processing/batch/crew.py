@@ -29,6 +29,7 @@ Entry = dict[str, Any]
 LOOK_UP = 0.2  # seconds between looks whether the run was cancelled
 ROOM = 2 << 30  # bytes a worker should have, of the default number of workers
 TRIES = 2  # of a product whose worker dies
+PATIENCE = "10s"  # for a scheduler to answer
 GRACE = 5.0  # seconds in which Dask itself replaces a worker that has died
 DEADLY = (
     "Two workers died of this product: it needs more memory than they have, or crashes a library.",
@@ -208,7 +209,7 @@ def _scheduler_at(address: str) -> Any:
     from distributed import Client
 
     try:
-        return Client(address, timeout="10s", set_as_default=False)
+        return Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         raise DeviceError(
             f"There is no Dask scheduler at {address} ({error}).", "check --dask, as tcp://HOST:8786."
