@@ -11,7 +11,8 @@ import pytest
 from running import lunar, names
 from scipy import ndimage
 
-from lunar_processing.errors import DataError, ParameterError
+from lunar_processing.errors import Cancelled, DataError, ParameterError
+from lunar_processing.tools.job import Report
 from lunar_processing.tools.patches import Wishes, cut_patches, evenly, looks
 from lunar_processing.training.patches import load_patches
 
@@ -153,6 +154,12 @@ def test_images_that_do_not_fit_are_named(images, tmp_path):
     ran = lunar("patches", images / "M134022629LE.tif", "--out", tmp_path / "set")
     assert (ran.code, "1 images give 20 patches" in ran.err, "64 are needed" in ran.err) == (1, True, True)
     assert names(tmp_path) == ["colour", "small"]
+
+
+def test_a_run_that_is_cancelled_leaves_nothing(images, tmp_path):
+    with pytest.raises(Cancelled):
+        cut_patches(Wishes([str(images)], tmp_path / "set"), Report(cancelled=lambda: True))
+    assert names(tmp_path) == []
 
 
 def test_a_set_that_is_there_is_kept(images, tmp_path):

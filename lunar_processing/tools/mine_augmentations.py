@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lunar_processing.devices import choose_device
 from lunar_processing.draft import Draft
-from lunar_processing.errors import DataError, ParameterError
+from lunar_processing.errors import Cancelled, DataError, ParameterError
 from lunar_processing.evaluate.synthesis import frechet
 from lunar_processing.tools import job as jobs
 from lunar_processing.tools.patches import Wishes as Cut
@@ -60,6 +60,8 @@ def mine_augmentations(wishes: Wishes, report: jobs.Report | None = None) -> dic
 
     def look(some: Tensor) -> np.ndarray:
         report.progress("look", looked[0], 1 + len(CANDIDATES))
+        if report.cancelled():
+            raise Cancelled("The run was cancelled; nothing was written.")
         looked[0] += 1
         return pooled(eye, 2 * some - 1).numpy()
 

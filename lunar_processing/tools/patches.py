@@ -18,7 +18,7 @@ import numpy as np
 from scipy import fft
 
 from lunar_processing.draft import Draft
-from lunar_processing.errors import DataError, ParameterError
+from lunar_processing.errors import Cancelled, DataError, ParameterError
 from lunar_processing.grid import Window
 from lunar_processing.raster.image import Image, count_bands, open_image
 from lunar_processing.tools import job as jobs
@@ -163,6 +163,8 @@ def _cut_all(
     images, facts, small = [], [], []
     for done, row in enumerate(rows):
         report.progress("cut", done, len(rows))
+        if report.cancelled():
+            raise Cancelled("The run was cancelled; nothing was written.")
         shrink, band = _number(row, "shrink") or wishes.shrink, _number(row, "band") or wishes.band
         with open_image(row["image"], band) as image:
             if min(image.grid.width, image.grid.height) // shrink < wishes.size:
