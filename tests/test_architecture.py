@@ -188,6 +188,30 @@ def test_nothing_is_unpickled():
                 assert all(ast.unparse(word.value) == "False" for word in allows), path
 
 
+SHELLS = {
+    "os.system",
+    "os.popen",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "asyncio.create_subprocess_shell",
+}
+RUNS_TEXT = {"eval", "exec", "compile", "__builtins__.eval"}
+UNPACKS = {"extract", "extractall", "unpack_archive"}  # of archives, whose names may lead anywhere
+
+
+def test_nothing_passes_a_shell_runs_text_or_unpacks_blindly():
+    """Names of files and layers are a stranger's words: they reach other programs as arguments, and nothing else."""
+    for path in (*ENGINE.rglob("*.py"), *PLUGIN.rglob("*.py"), *(REPOSITORY / ".ci").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                where, called = f"{path}:{node.lineno}", ast.unparse(node.func)
+                assert called not in SHELLS | RUNS_TEXT, where
+                assert called.rpartition(".")[2] not in UNPACKS, where
+                assert "shell" not in {word.arg for word in node.keywords}, where
+                if called in ("subprocess.run", "subprocess.Popen", "subprocess.check_output", "subprocess.check_call"):
+                    assert not isinstance(node.args[0], (ast.Constant, ast.JoinedStr)), f"{where}: a list, not a text"
+
+
 def test_the_library_does_not_print():
     """A word on standard output would break the JSON lines that programs read; only the command line speaks."""
     for room, paths in rooms().items():
