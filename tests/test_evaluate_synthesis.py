@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from eyes import lite0
 from running import lunar, names
 from scipy import linalg, ndimage
 
 from lunar_processing.evaluate.synthesis import copies, frechet, kernel, precision_recall
 from lunar_processing.tools.evaluate_synthesis import FLOOR, UNSEEN, distance_names
 from lunar_processing.tools.sheet import write_png
-from lunar_processing.training.features import Features, lite0_file
+from lunar_processing.training.features import Features
 
 
 def normal(mean: np.ndarray, root: np.ndarray, count: int = 400, seed: int = 0) -> np.ndarray:
@@ -147,9 +148,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_set(tmp_path_factory.mktemp("real") / "set", parts)
 
 
-def test_pictures_of_folders_are_compared_with_real_ones(real, tmp_path):
-    if not lite0_file().is_file():
-        pytest.skip("the features are not here; `lunar fetch-features efficientnet-lite0` gets them")
+def test_pictures_of_folders_are_compared_with_real_ones(real, tmp_path, tmp_path_factory, monkeypatch):
+    lite0(tmp_path_factory.mktemp("eyes"), monkeypatch)
     (tmp_path / "good").mkdir()
     for number, picture in enumerate(ground(100, 2)):
         write_png(tmp_path / "good" / f"{number:03d}.png", picture)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from eyes import lite0
 from running import lunar
 from safetensors.torch import save_file
 
@@ -62,16 +63,18 @@ def test_what_is_learnt_through_them_is_the_image_never_they_themselves(name):
     assert images.grad.abs().sum() > 0
 
 
-def test_many_images_are_looked_at_in_batches():
-    look = look_through("efficientnet-lite0")
+def test_many_images_are_looked_at_in_batches(tmp_path, monkeypatch):
+    lite0(tmp_path, monkeypatch)
+    look = features("efficientnet-lite0")
     bytes_ = torch.randint(0, 256, (5, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     whole = look(bytes_[:, None].float() / 127.5 - 1).pooled
     torch.testing.assert_close(pooled(look, bytes_, batch=2), whole, rtol=1e-4, atol=1e-4)
 
 
-def test_sides_that_do_not_fit_are_refused():
+def test_sides_that_do_not_fit_are_refused(tmp_path, monkeypatch):
+    lite0(tmp_path, monkeypatch)
     with pytest.raises(ParameterError, match="50 × 64") as refused:
-        look_through("efficientnet-lite0")(torch.zeros(1, 1, 64, 50))
+        features("efficientnet-lite0")(torch.zeros(1, 1, 64, 50))
     assert "multiples of 32" in refused.value.cure
     with pytest.raises(ParameterError, match="squeezenet"):
         features("squeezenet")

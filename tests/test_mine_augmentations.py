@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eyes import lite0
 from running import lunar
 from scipy import ndimage
 
@@ -14,7 +15,6 @@ from lunar_processing.errors import ModelError
 from lunar_processing.modelpack import read_pack
 from lunar_processing.tools.mine_augmentations import Wishes, mine_augmentations
 from lunar_processing.tools.sheet import write_png
-from lunar_processing.training.features import lite0_file
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,8 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_candidates_are_scored_and_the_best_named(layers, tmp_path):
-    if not lite0_file().is_file():
-        pytest.skip("the features are not here; `lunar fetch-features efficientnet-lite0` gets them")
+def test_candidates_are_scored_and_the_best_named(layers, tmp_path, tmp_path_factory, monkeypatch):
+    lite0(tmp_path_factory.mktemp("eyes"), monkeypatch)
     ran = lunar("mine-augmentations", "--images", layers, "--size", 32, "--out", tmp_path / "mined.json", "--json")
     assert ran.code == 0, ran.err
     found = ran.result
