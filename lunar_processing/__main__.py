@@ -86,7 +86,8 @@ examples:
     "calibrate": """
 examples:
   lunar calibrate my-rocks/
-  lunar calibrate models/rocks-orbital --json""",
+  lunar calibrate models/rocks-orbital --json
+  lunar calibrate my-enhance/ --images nac_cdr/""",
     "fetch-features": """
 examples:
   lunar fetch-features
@@ -426,11 +427,17 @@ def _mine(given: argparse.Namespace, console: Console) -> int:
 
 
 def _calibrate(given: argparse.Namespace, console: Console) -> int:
-    from lunar_processing.tools import calibrate_rocks as tool
+    from lunar_processing.modelpack import find_pack
+    from lunar_processing.tools import calibrate_rocks, calibrate_shadow
 
-    card = tool.calibrate(Path(given.model), tool.SMALL if given.small else None)
-    facts = {"model": card.id, "reading": dict(card.reading), "works": dict(card.works)}
-    console.result(facts, tool.in_words(card))
+    folder, images = Path(given.model), Path(given.images) if given.images else None
+    if find_pack(given.model).card.task == "enhance":
+        card = calibrate_shadow.calibrate(folder, images, calibrate_shadow.SMALL if given.small else None)
+        console.result({"model": card.id, **card.measured}, calibrate_shadow.in_words(card))
+    else:
+        card = calibrate_rocks.calibrate(folder, calibrate_rocks.SMALL if given.small else None)
+        facts = {"model": card.id, "reading": dict(card.reading), "works": dict(card.works)}
+        console.result(facts, calibrate_rocks.in_words(card))
     return 0
 
 
@@ -618,8 +625,13 @@ def _parser() -> argparse.ArgumentParser:
     _patches_parser(commands)
     _mine_parser(commands)
     _train_parser(commands)
-    calibrate = _command(commands, "calibrate", "Find out how a rock model is to be read, and where it works.")
-    calibrate.add_argument("model", metavar="FOLDER", help="model of rocks and their middles; its card is rewritten")
+    calibrate = _command(
+        commands, "calibrate", "Find out how a rock model is to be read and where it works, or how wide sigma must be."
+    )
+    calibrate.add_argument(
+        "model", metavar="FOLDER", help="model of rocks and their middles, or one for shadow; its card is rewritten"
+    )
+    calibrate.add_argument("--images", metavar="DIR", help="sunlit images of nac_cdr, for a model for shadow")
     calibrate.add_argument("--small", action="store_true", help="a few small scenes, to try it out: measures nothing")
     _features_parser(commands)
     _install_parser(commands)

@@ -80,7 +80,7 @@ OPTIONS = {
     "--progress --watch-stdin",
     "mine-augmentations": "--json --images --features --keep --size --count --band --seed --out --overwrite --device "
     "--progress --watch-stdin",
-    "calibrate": "--json --small",
+    "calibrate": "--json --small --images",
     "fetch-features": "--json --from --overwrite",
     "install-models": "--json --into --overwrite",
     "models": "--task --models-dir --json",

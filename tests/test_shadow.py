@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +255,30 @@ def test_the_shipped_model_has_no_seam_at_the_edge_of_shadow(shipped):
     # Brightness keeps its order from column to column across the edge.
     columns, true = enhanced[16:-16].mean(axis=0), truth[16:-16].mean(axis=0)
     assert np.corrcoef(np.log(columns[110:146]), np.log(true[110:146]))[0, 1] > 0.98
+
+
+def test_calibrating_changes_sigma_and_nothing_else(tmp_path: Path, real_data: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(SHIPPED, folder)
+    ran = lunar("calibrate", folder, "--images", real_data / "nac_cdr", "--small", "--json")
+    assert ran.code == 0, ran.err
+    before, after = read_pack(SHIPPED).network(), read_pack(folder).network()
+    x = 5 + torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        (signal, sigma), (same, wider) = before(x)[0], after(x)[0]
+    assert torch.equal(signal, same)
+    assert not torch.equal(sigma, wider)
+    table = ran.result["calibration"]
+    assert [row["signal_dn"] for row in table] == [2, 5, 10, 20, 50, 100]
+    # The factor lies between what the two intervals want: where one is too wide, the other is too narrow.
+    assert all((row["cover68"] - 0.6827) * (row["cover95"] - 0.95) <= 1e-4 for row in table)
+    assert after.sigma_factor.tolist() == pytest.approx(ran.result["sigma_factor"], abs=1e-4)
+
+
+@pytest.mark.parametrize(("model", "words"), [("psr-physics", "--images"), ("psr-cyclegan", "no sigma")])
+def test_what_calibrating_needs_is_said(tmp_path: Path, model: str, words: str) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(SHIPPED.parent / model, folder)
+    ran = lunar("calibrate", folder)
+    assert ran.code == 1
+    assert words in ran.err

@@ -117,10 +117,11 @@ def evaluate_psr(folder: Path, out: Path, wishes: Wishes | None = None, say: Say
     judge = _judge(folder, wishes, say)
     smallest = _resolvable(packs)
     found = Found()
-    for scene in [*real, *drawn_scenes(wishes)]:
+    count, side = (1, SMALL_PX) if wishes.small else (DRAWN, DRAWN_PX)
+    for scene in [*real, *draw_scenes(count, side, DRAWN_SEED + wishes.seed)]:
         for level in levels:
             case = darkened(scene, level, wishes)
-            _measure(case, methods, judge, found, _middle(scene.light.shape, wishes), smallest(level))
+            _measure(case, methods, judge, found, middle(scene.light.shape, wishes), smallest(level))
             say(f"{scene.name} at {level:g} DN")
     facts = summary(found, levels, wishes)
     out.mkdir(parents=True, exist_ok=True)
@@ -155,10 +156,9 @@ def read_boxes(path: Path) -> np.ndarray:
         raise DataError(f"{path} is no table of crater boxes.", "give ID,X,Y,W,H in each line and a header.") from error
 
 
-def drawn_scenes(wishes: Wishes) -> list[Scene]:
+def draw_scenes(count: int, side: int, seed: int) -> list[Scene]:
     """Simulated ground in permanent shadow, as the camera's optics show it."""
-    count, side = (1, SMALL_PX) if wishes.small else (DRAWN, DRAWN_PX)
-    made = scenes.draw("psr", count, DRAWN_SEED + wishes.seed, size=side)
+    made = scenes.draw("psr", count, seed, size=side)
     optics = sensor.Camera(**{**vars(sensor.IDEAL), "psf": made.camera.psf})
     seen = sensor.expose(made.ideal, optics).expected.clamp_min(0).double().numpy()
     return [Scene(f"simulated {k + 1}", image / image.mean(), None) for k, image in enumerate(seen)]
@@ -184,7 +184,8 @@ def nominal(pixels: np.ndarray) -> Noise:
     return of_camera(noises.fit_noise(windows_of(pixels), 0.0), float(np.median(pixels)))
 
 
-def _middle(shape: tuple[int, ...], wishes: Wishes) -> tuple[slice, slice]:
+def middle(shape: tuple[int, ...], wishes: Wishes) -> tuple[slice, slice]:
+    """Rows and columns of the part of an image that is measured."""
     side = SMALL_JUDGED_PX if wishes.small else JUDGED_PX
     full = [min(n, SMALL_PX) if wishes.small else n for n in shape]
     rows, cols = (slice((n - side) // 2, (n - side) // 2 + side) for n in full)
