@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 export QT_QPA_PLATFORM ?= offscreen
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format package pictures screenshots docs bench test-debian13 install clean
+.PHONY: help demo test lint format package pictures screenshots docs bench fuzz test-debian13 install clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -41,9 +41,12 @@ docs: install  ## Build the manual as a site into dist/site; a warning is an err
 bench: install  ## Measure speed and memory of the pipeline
 	$(PY) -m benchmarks
 	$(PY) -m benchmarks.anomalies speed
-	$(PY) -m pytest -m slow tests
+	$(PY) -m pytest -m slow --ignore tests/test_fuzz.py tests
 
-test-debian13:  ## Run the tests on Debian 13 with QGIS 3.40, in a folder that debootstrap makes (root)
+fuzz: install  ## Damage 12,000 files at random and read them, some minutes; LUNAR_FUZZ=5000 tries ten times as many
+	$(PY) -m pytest -m slow tests/test_fuzz.py
+
+test-debian13:  ## Run the tests on Debian 13 with QGIS 3.40, in a folder that debootstrap makes (root); DEBIAN_SUITE=forky: 3.44
 	.ci/debian13 test ARGS="$(or $(ARGS),tests)"
 
 install:  ## Install QGIS (apt) and the virtual environment, as far as missing

@@ -5,10 +5,13 @@ import traceback
 from pathlib import Path
 
 import processing
+from processing.modeler.ModelerDialog import ModelerDialog
 from qgis.core import QgsApplication, QgsProject, QgsRasterLayer, QgsRectangle, QgsVectorLayer
 from qgis.PyQt.QtCore import QEventLoop, Qt, QTimer
 from qgis.PyQt.QtWidgets import QDockWidget, QLineEdit, QTreeView
 from qgis.utils import iface, plugins
+
+import lunar_qgis_plugin
 
 RESULTS, SHOTS = Path(os.environ["LUNAR_TOUR"]), Path(os.environ["LUNAR_SHOTS"])
 SIZE = (1480, 900)
@@ -70,6 +73,16 @@ def rocks() -> None:
     zoom(QgsRectangle(middle.x() - side, middle.y() - side, middle.x() + side, middle.y() + side))
     iface.layerTreeView().setCurrentLayer(layer)
     picture("rocks")
+
+
+def chained() -> None:
+    """The example in the model designer."""
+    designer = ModelerDialog.create()
+    designer.loadModel(str(Path(lunar_qgis_plugin.__file__).parent / "examples" / "enhance_then_rocks.model3"))
+    designer.resize(1200, 620)
+    designer.show()
+    picture("model", designer)
+    designer.hide()
 
 
 def add_raster(name: str, title: str) -> QgsRasterLayer:
@@ -138,7 +151,7 @@ def main() -> None:
         iface.messageBar().clearWidgets()
         for panel in window.findChildren(QDockWidget):
             panel.setVisible(panel.objectName() == "Layers")
-        for stop in (toolbox, enhance, enhanced, anomalies, reviewing, rocks):
+        for stop in (toolbox, enhance, enhanced, anomalies, reviewing, rocks, chained):
             stop()
     except Exception:
         (SHOTS / "error.txt").write_text(traceback.format_exc())

@@ -199,6 +199,7 @@ def test_the_example_chains_two_tools_and_warns_of_it(qgis, image, tmp_path):
         },
     )
     assert run.returncode == 0, run.log
+    assert "--model" not in run.log, "the best model is the engine's choice"
     assert {"enhanced.tif", "rocks.gpkg", "area.gpkg"} <= set(left_in(tmp_path))
     assert "candidates, not a count" in run.log, "the model says it"
     assert "enhanced.tif is an enhanced image: what is found on it are candidates" in run.log, "and the engine"

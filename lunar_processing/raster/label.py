@@ -31,7 +31,7 @@ def label_of(dataset: rasterio.DatasetReader) -> dict[str, Any]:
         if namespace in namespaces:
             try:
                 return parse(dataset.tags(ns=namespace))
-            except (ValueError, ElementTree.ParseError, RecursionError):
+            except (ValueError, LookupError, ElementTree.ParseError, RecursionError):
                 continue
     if dataset.driver in LABELLED:
         raise ImageError(
@@ -51,7 +51,7 @@ def _parse_json(tags: dict[str, str]) -> dict[str, Any]:
 def _parse_pds4(tags: dict[str, str]) -> dict[str, Any]:
     key, value = _only(tags)
     text = value if value.lstrip().startswith("<") else f"{key}={value}"
-    return {"PDS4": _element(ElementTree.fromstring(text[text.index("<") :].encode()))}
+    return {"PDS4": _element(ElementTree.fromstring(text[text.index("<") :]))}
 
 
 def _only(tags: dict[str, str]) -> tuple[str, str]:

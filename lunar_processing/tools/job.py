@@ -254,7 +254,7 @@ def _doubts(job: Job) -> Iterator[str]:
     elif job.tool in ("rocks", "anomalies") and _made_by(image) == "enhance":
         yield (
             f"{image.path.name} is an enhanced image: what is found on it are candidates. Enhancement may take noise "
-            "for small things and small things for noise, and no count on such an image was compared with the truth."
+            "for small things and small things for noise; models were measured on images as they are."
         )
     in_crs = planet.body_of(image.grid.wkt)
     if in_crs and job.body and in_crs.name != job.body.name:

@@ -33,6 +33,7 @@ from ..provider import icon
 POINTS = QgsProcessing.SourceType.TypeVectorPoint
 POLYGONS = QgsProcessing.SourceType.TypeVectorPolygon
 BODIES = ("auto", "Moon", "Mercury", "Mars", "Vesta", "Ceres", "Earth")
+BEST = "best"  # the default model, whichever that is where a script runs
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CURE_INPUT = "export the layer to a GeoTIFF (Layer ▸ Save As…, raw data) and use that file."
 
@@ -132,9 +133,11 @@ class LunarTool(LunarAlgorithm):
         self.addOutput(QgsProcessingOutputString("REPORT", "All that the engine reported, as JSON"))
 
     def checkParameterValues(self, parameters: dict, context: QgsProcessingContext):
-        """As QGIS does, but MODEL may also be the folder of a model, and an unknown model is told by name."""
+        """As QGIS does, but MODEL may also be `best` or the folder of a model, and an unknown one is told by name."""
         model = parameters.get("MODEL")
-        if isinstance(model, str) and model not in (known := models.choices(self.COMMAND)):
+        if model == BEST:
+            parameters = {k: v for k, v in parameters.items() if k != "MODEL"}
+        elif isinstance(model, str) and model not in (known := models.choices(self.COMMAND)):
             if not (Path(model) / "model.json").is_file():
                 return False, (
                     f"There is no model “{model}” for this tool. Cure: choose one of {', '.join(known)}, give the "
@@ -188,7 +191,8 @@ class LunarTool(LunarAlgorithm):
             (
                 choice("MODEL", "Model", list(known)),
                 f"How the result is computed. {told}. The first is the default; where it does not know images like "
-                "this one, another is used and the log says which. A script may also give the folder of a model here.",
+                "this one, another is used and the log says which. A script or a graphical model may also give "
+                f"the folder of a model here, or the word {BEST}, which is the default wherever it runs.",
             ),
         ]
 
@@ -238,7 +242,10 @@ class LunarTool(LunarAlgorithm):
         arguments = ["--overwrite"]  # QGIS has asked already
         model = self.parameterAsFile(parameters, "MODEL_FOLDER", context) or parameters.get("MODEL")
         model = str(model or self.parameterAsEnumString(parameters, "MODEL", context))
-        if model != next(iter(models.choices(self.COMMAND))):  # the default is chosen by the engine, to suit the image
+        if model not in (
+            BEST,
+            next(iter(models.choices(self.COMMAND))),
+        ):  # the default is chosen by the engine, to suit the image
             arguments += ["--model", model]
         for folder in engine.model_folders():
             arguments += ["--models-dir", folder]
