@@ -148,10 +148,10 @@ def read_layer(text: str | os.PathLike[str]) -> Layer:
 
 @contextlib.contextmanager
 def _read_plainly(path: str | os.PathLike[str]) -> Iterator[None]:
-    """What the libraries below say of a file that is none, as ours."""
+    """What the libraries below say of a file that is none, as ours: of damaged files they raise all kinds of things."""
     try:
         yield
-    except (RuntimeError, ValueError, LookupError, ArithmeticError, MemoryError, shapely.errors.ShapelyError) as error:
+    except Exception as error:
         raise ImageError(
             f"{path} is not a vector file that can be read ({error}).", "give a GeoPackage, or fetch the file again."
         ) from error

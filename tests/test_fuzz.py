@@ -26,7 +26,7 @@ from pyproj import CRS
 from lunar_processing.vector import Layer, target, write_layers
 
 MANY = int(os.environ.get("LUNAR_FUZZ", "500"))  # files of each kind
-FEW = 7
+FEW = 6
 # What a file's numbers become: those at the ends of their types, and those that do not fit.
 NUMBERS = (
     0,
