@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,7 +187,9 @@ def _settings(told: Told) -> Iterable[str]:
 
 
 def _draw_map(path: Path, tool: str) -> bytes:
-    from matplotlib.figure import Figure
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a second matplotlib on the machine
+        from matplotlib.figure import Figure
 
     images = read_layer(f"{path}|layername=products")
     figure = Figure(figsize=(9, 6.5), layout="constrained")
