@@ -32,7 +32,7 @@ from benchmarks.__main__ import surface
 SMALL, LARGE = 64, 1500  # px
 FEW, TINY, MANY = 10, 60, 24  # products of overhead, of scaling
 ROWS = 13_056  # of the strip: a quarter of the longest
-REPEATS = 3
+REPEATS = 2
 METHODS = {"rocks": "shadow-pairs", "anomalies": "pca", "enhance": "destripe-nlm"}
 
 

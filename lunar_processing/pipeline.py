@@ -112,8 +112,11 @@ def run(
 
 
 def each(function: Callable[[np.ndarray, np.ndarray, Origin], np.ndarray]) -> Apply:
-    """Make a function of one tile work on a batch, on all cores (numpy and scipy let go of the interpreter)."""
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    """Make a function of one tile work on a batch, on all cores (numpy and scipy let go of the interpreter), or on as
+    many as `OMP_NUM_THREADS` allows: the workers of a batch have one each.
+    """
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    pool = ThreadPoolExecutor(int(allowed) if allowed.isdecimal() and int(allowed) else os.cpu_count() or 1)
 
     def apply(pixels: np.ndarray, valid: np.ndarray, origins: Sequence[Origin]) -> np.ndarray:
         return np.stack(list(pool.map(function, pixels, valid, origins)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,6 +119,20 @@ def test_one_value_for_each_window_of_pixels(tmp_path: Path) -> None:
             window = padded[row * 16 : row * 16 + 32, col * 16 : col * 16 + 32]
             assert kept.image()[0, row, col] == window.max()
     assert kept.image().shape == (1, 7, 5)
+
+
+def test_a_worker_of_a_batch_computes_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    seen = set()
+
+    def where(pixels: np.ndarray, valid: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
+        seen.add(threading.get_ident())
+        time.sleep(0.001)
+        return pixels[None]
+
+    tiles = np.zeros((16, 4, 4), np.float32)
+    each(where)(tiles, tiles > -1, [(0, 0)] * 16)
+    assert len(seen) == 1
 
 
 def test_what_is_invalid_comes_out_as_such_and_is_not_computed(tmp_path: Path) -> None:
