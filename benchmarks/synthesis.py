@@ -1,14 +1,17 @@
 """Whether made-up pictures help a detector that has few real ones to learn from. Prints JSON.
 
-python -m benchmarks.synthesis useful --patches SET --model small-bodies
+python -m benchmarks.synthesis rocks --patches SET --model small-bodies
+python -m benchmarks.synthesis anomalies --patches SET --model small-bodies --real DIR
 
-A small U-Net learns to find rocks, by the recipe `rocks`, where simulated rocks are planted on ground: on a few real
-patches of one product; on these and on made-up ones; on made-up ones alone; and on these and the real ones that the
-generator has learnt from, which is more than made-up ones can hold. It is measured on rocks that are planted on the
-ground of a product that neither the U-Net nor the generator has seen. All is repeated with other few patches.
+Each detector learns four times: from a few real patches of one product; from these and made-up ones; from made-up ones
+alone; from these and the real ones that the generator has learnt from, which is more than made-up ones can hold. It is
+measured on the ground of a product that neither it nor the generator has seen. All is repeated with other few patches.
+
+rocks      a small U-Net, by the recipe `rocks`, where simulated rocks are planted on patches: overlap of rock pixels
+anomalies  the density of frozen features (EfficientNet-Lite0) of ordinary ground: average precision on planted things
 
 SET: the patches that the generator learnt from, of `lunar patches`; those of its products that are kept aside are the
-ground to measure on.
+ground that rocks are planted on to measure. DIR: the real images of development (nac_cdr).
 """
 
 from __future__ import annotations
@@ -18,17 +21,24 @@ import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.covariance import LedoitWolf
+from torch.nn import functional
 
+from lunar_processing.evaluate.planted import KINDS, Facts, Strip
+from lunar_processing.evaluate.ranking import measure, over_kinds
 from lunar_processing.networks import FAMILIES
+from lunar_processing.tools.evaluate_anomalies import Scorer, compare, planted
 from lunar_processing.tools.evaluate_synthesis import Wishes, pictures
 from lunar_processing.training.augment import POLICIES, augment
 from lunar_processing.training.data import Batch, Picture, crops, dice, mix, percentiles, stack
+from lunar_processing.training.features import Features, features
 from lunar_processing.training.loop import Plan, train
 from lunar_processing.training.patches import load_patches
 from lunar_processing.training.recipes import RECIPES, Lesson
@@ -42,45 +52,48 @@ TESTED = 256
 FEWEST = 12  # px of rocks in a patch that is kept
 INCIDENCE = (55.0, 80.0)  # degrees, of the sun that rocks are drawn under
 PIXEL_M = 0.5
+STEP, CHANNELS_SEEN = 32, 64  # px that the features need; channels of the levels 1/4 and 1/8
 RECIPE = RECIPES["rocks"]
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=("useful",))
+    parser.add_argument("name", choices=tuple(BENCHMARKS))
     parser.add_argument("--patches", type=Path, required=True, help="what the generator learnt from")
+    parser.add_argument("--real", type=Path, help="folder of real images, nac_cdr: for anomalies")
     parser.add_argument("--model", default="small-bodies", help="the generator, by id or folder; or made-up pictures")
     parser.add_argument("--product", default="M134022629", help="of which the few real patches are")
-    parser.add_argument("--unseen", default="M1229577647", help="product on whose ground is measured")
+    parser.add_argument("--unseen", default="M1229577647", help="product on whose ground rocks are looked for")
     parser.add_argument("--few", type=int, default=16, help="real patches to learn from (default 16)")
     parser.add_argument("--made", type=int, default=320, help="made-up, or further real ones (default 320)")
-    parser.add_argument("--steps", type=int, default=300, help="of each training (default 300)")
-    parser.add_argument("--repeat", type=int, default=3, help="times, with other few patches (default 3)")
+    parser.add_argument("--steps", type=int, default=300, help="of each training for rocks (default 300)")
+    parser.add_argument("--strips", type=int, default=27, help="images with a strange thing in each (default 27)")
+    parser.add_argument("--repeat", type=int, default=1, help="times, with other few patches (default 1)")
     given = parser.parse_args()
-    json.dump(useful(given), sys.stdout, indent=1)
+    json.dump(BENCHMARKS[given.name](given), sys.stdout, indent=1)
     print()
     return 0
 
 
-def useful(given: argparse.Namespace) -> dict:
-    """Overlap of rock pixels by arm: each time, mean and spread; and what made-up pictures add."""
-    parts = load_patches(given.patches, SIDE)
+def _grounds(given: argparse.Namespace) -> Iterator[tuple[int, str, list[np.ndarray]]]:
+    """What each arm learns from, each time: patches (n, S, S) in 0…1."""
+    real = load_patches(given.patches, SIDE)["train"]
     made = pictures(given.model, Wishes(count=max(100, given.made)))[: given.made].astype(np.float32) / 255
-    unseen = np.stack([p.image for p in parts["validation"] if p.product == given.unseen])
-    tested = with_rocks([unseen], TESTED, seed=77)
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     for time in range(given.repeat):
-        few, more = _few(parts["train"], given, np.random.default_rng([given.few, time]))
+        few, more = _few(real, given, np.random.default_rng([given.few, time]))
         for arm, ground in zip(ARMS, ([few], [few, made], [made], [few, more])):
-            learnt = with_rocks(ground, POOL, seed=mix(1, time))
-            found[arm].append(_measured(_taught(learnt, tested, given.steps, seed=time), tested))
-    gain = [b["iou"] - a["iou"] for a, b in zip(found[ARMS[0]], found[ARMS[1]])]
+            yield time, arm, ground
+
+
+def _told(given: argparse.Namespace, found: Mapping[str, Sequence[Mapping[str, float]]], aim: str) -> dict:
+    """All numbers by arm: each time, mean and spread; and what made-up pictures add."""
+    gain = [b[aim] - a[aim] for a, b in zip(found[ARMS[0]], found[ARMS[1]])]
     return {
-        **{name: getattr(given, name) for name in ("few", "made", "steps", "repeat", "product", "unseen")},
+        **{name: getattr(given, name) for name in ("name", "few", "made", "repeat", "product")},
         "model": str(given.model),
         "arms": {arm: {n: _summed([one[n] for one in each]) for n in each[0]} for arm, each in found.items()},
-        "gain_of_made": _summed(gain),
+        f"gain_of_made_{aim}": _summed(gain),
     }
 
 
@@ -96,6 +109,22 @@ def _few(
     few = random.choice(np.flatnonzero(here), given.few, replace=False)
     more = random.choice(np.setdiff1d(np.arange(len(real)), few), given.made, replace=False)
     return np.stack([real[n].image for n in few]), np.stack([real[n].image for n in more])
+
+
+# ---- rocks -------------------------------------------------------------------------------------------------------
+
+
+def rocks(given: argparse.Namespace) -> dict:
+    """Overlap, precision and recall of rock pixels."""
+    aside = load_patches(given.patches, SIDE)["validation"]
+    unseen = np.stack([p.image for p in aside if p.product == given.unseen])
+    tested = with_rocks([unseen], TESTED, seed=77)
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    for time, arm, ground in _grounds(given):
+        learnt = with_rocks(ground, POOL, seed=mix(1, time))
+        found[arm].append(_measured(_taught(learnt, tested, given.steps, seed=time), tested))
+        print(f"{time} {arm}: {found[arm][-1]}", file=sys.stderr, flush=True)
+    return _told(given, found, "iou")
 
 
 def with_rocks(grounds: Sequence[np.ndarray], number: int, seed: int) -> list[Picture]:
@@ -161,6 +190,67 @@ def _measured(network: torch.nn.Module, tested: Sequence[Picture]) -> dict[str, 
         for name, value in count(network, stack(tested[first : first + BATCH])).items():
             sums[name] = sums.get(name, 0.0) + float(value)
     return overlap(sums)
+
+
+# ---- anomalies ---------------------------------------------------------------------------------------------------
+
+
+def anomalies(given: argparse.Namespace) -> dict:
+    """Average precision, mean over the kinds of things, by the distance from ordinary features."""
+    if given.real is None:
+        raise SystemExit("name the real images with --real")
+    eye = features("efficientnet-lite0")
+    strips = [_even(strip) for strip in planted(given.real, "validation", given.strips)]
+    seen = {id(strip.image): _seen(eye, strip.image[None])[0] for strip in strips}
+    scorers: dict[str, Scorer | str] = {}
+    for time, arm, ground in _grounds(given):
+        ordinary = np.concatenate([_seen(eye, patches).reshape(-1, CHANNELS_SEEN) for patches in ground])
+        density = LedoitWolf().fit(ordinary)
+        scorers[f"{arm}/{time}"] = partial(_distance, density, seen)
+    measured = measure(compare(strips, scorers, surroundings=False))
+    found = {
+        arm: [
+            {"average_precision": over_kinds(measured[f"{arm}/{time}"], "ap"), **_of_kinds(measured[f"{arm}/{time}"])}
+            for time in range(given.repeat)
+        ]
+        for arm in ARMS
+    }
+    return _told(given, found, "average_precision")
+
+
+def _even(strip: Strip) -> Strip:
+    """Cut to whole cells, and stretched as patches are."""
+    high, wide = (side // STEP * STEP for side in strip.image.shape)
+    image = strip.image[:high, :wide].astype(np.float32)
+    low, top = np.percentile(image, (0.5, 99.5))
+    parts = {name: getattr(strip, name)[:high, :wide] for name in ("valid", "mask", "touched")}
+    return replace(strip, image=np.clip((image - low) / (top - low), 0, 1), **parts, terrain={})
+
+
+@torch.inference_mode()
+def _seen(eye: Features, images: np.ndarray) -> np.ndarray:
+    """Features (n, h, w, C) of cells of 8 px of images (n, H, W) in 0…1: of two levels, side by side."""
+    found = []
+    for part in torch.from_numpy(np.ascontiguousarray(images)).split(16):
+        fine, coarse = eye(2 * part[:, None] - 1).maps[1:3]
+        found.append(torch.cat([functional.avg_pool2d(fine, 2), coarse], dim=1).movedim(1, -1).numpy())
+    return np.concatenate(found)
+
+
+def _distance(
+    density: LedoitWolf, seen: Mapping[int, np.ndarray], image: np.ndarray, valid: np.ndarray, facts: Facts
+) -> np.ndarray:
+    """Squared distance of Mahalanobis of each cell of 8 px."""
+    there = seen[id(image)]
+    found: np.ndarray = density.mahalanobis(there.reshape(-1, CHANNELS_SEEN)).reshape(there.shape[:2])
+    return found
+
+
+def _of_kinds(numbers: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {kind: found["ap"] for kind, found in numbers.items() if kind in KINDS}
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict]] = {"rocks": rocks, "anomalies": anomalies}
 
 
 if __name__ == "__main__":
