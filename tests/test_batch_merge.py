@@ -129,6 +129,9 @@ def test_a_merged_file_that_was_edited_is_kept(tmp_path: Path) -> None:
     ran = batch("enhance", strips, out, "--resume")
     assert "kept as edited_1_merged.gpkg" in ran.err
     assert (out / "edited_1_merged.gpkg").read_bytes().endswith(b"reviewed")
+    (out / ".merged.json").write_text("[damaged")
+    batch("enhance", strips, out, "--resume")
+    assert "edited_2_merged.gpkg" in names(out), "nobody knows whether it was edited"
 
 
 # ---- the same thing in two images --------------------------------------------------------------------------------

@@ -327,12 +327,14 @@ def _sum_up(
 def _set_aside_what_was_edited(out: Path) -> list[str]:
     """A merged file that somebody has worked on since is not replaced: it gets another name."""
     try:
-        known = json.loads((out / WRITTEN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
+        known = dict(json.loads((out / WRITTEN).read_text(encoding="utf-8")))
+    except FileNotFoundError:  # none was finished before
+        return []
+    except (OSError, ValueError, TypeError, RecursionError):
+        known = {}  # then nobody knows whether it was edited, and it is kept
     said = []
     for path in sorted(out.glob("merged*.gpkg")):
-        if path.name in known and sha256_of(path) != known[path.name]:
+        if known.get(path.name) != sha256_of(path):
             number = 1 + sum(1 for _ in out.glob(f"edited_*_{path.stem}.gpkg"))
             kept = path.with_name(f"edited_{number}_{path.stem}.gpkg")
             path.rename(kept)
