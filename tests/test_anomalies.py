@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(5)
     network = MultiScale(widths=(8, 8, 8, 8)).eval()
     with torch.no_grad():  # no size is stranger than another
-        told = network(torch.rand(1, 1, 512, 512)).flatten(2)[0]
+        told = network.look(torch.rand(1, 1, 512, 512)).windows.flatten(2)[0]
         for head, scores in zip(network.heads, told):
             head.weight /= scores.std()
             head.bias.copy_((head.bias - scores.mean()) / scores.std())

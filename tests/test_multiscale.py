@@ -8,7 +8,18 @@ import math
 import pytest
 import torch
 
-from lunar_processing.networks.multiscale import STRIDE, WINDOWS, MultiScale, relief
+from lunar_processing.networks.multiscale import (
+    BLOCK,
+    LOUD,
+    NEAR,
+    STRIDE,
+    WINDOWS,
+    MultiScale,
+    Strangeness,
+    foretelling,
+    in_blocks,
+    relief,
+)
 from lunar_processing.simulate import strange
 from lunar_processing.simulate.stock import Stock
 from lunar_processing.training.data import dice
@@ -68,12 +79,63 @@ def test_a_score_depends_on_nothing_beyond_its_halo():
     torch.testing.assert_close(heat_part[..., inner, inner], heat[..., outer, outer], atol=1e-4, rtol=1e-3)
 
 
+def found(windows: tuple[float, ...], surprise: float = 0.0) -> Strangeness:
+    """One place of so many logits."""
+    return Strangeness(
+        torch.tensor(windows)[None, :, None, None], torch.zeros(1, 1, 4, 4), torch.full((1, 1, 1, 1), surprise)
+    )
+
+
+def worth(windows: tuple[float, ...], surprise: float = 0.0, net: MultiScale | None = None) -> torch.Tensor:
+    return (net or network()).together(found(windows, surprise)).flatten()
+
+
 def test_each_size_counts_from_ordinary_ground_to_what_is_rare_in_it():
     net = network()
-    before = net(ground())
-    net.ordinary, net.rare = torch.tensor([-4.0, 0, 0, 0, 0]), torch.tensor([-2.0, 1, 1, 1, 1])
-    torch.testing.assert_close(net(ground())[:, 0], (before[:, 0] + 4) / 2)
-    torch.testing.assert_close(net(ground())[:, 1:], before[:, 1:])
+    net.ordinary, net.rare = torch.tensor([-4.0, 0, 0, 0, 0, 0]), torch.tensor([-2.0, 1, 1, 1, 1, 1])
+    assert worth((-2.0, 0.0, 0.0, 0.0), net=net).amax() == pytest.approx(1.0)
+    assert worth((-4.0, 0.0, 0.0, 0.0), net=net).amax() == pytest.approx(0.0)
+
+
+def test_what_counts_is_the_look_from_near_and_the_size_is_that_of_the_strangest_window():
+    small, large = worth((2.0, 0.5, 0.0, 0.0)), worth((0.5, 0.0, 0.0, 2.0))
+    assert (int(small.argmax()), int(large.argmax())) == (0, 3)
+    assert small.amax() == pytest.approx(2.0)
+    assert large.amax() == pytest.approx(NEAR * 0.5 + (1 - NEAR) * 2.0)
+
+
+def test_surprise_counts_where_it_is_rare():
+    quiet = worth((1.0, 0.0, 0.0, 0.0), surprise=0.0)
+    torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), surprise=0.9), quiet)
+    torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), surprise=1.5), quiet + LOUD * 0.5)
+
+
+def test_a_convolution_of_blocks_is_that_of_their_pixels():
+    image, kernel = ground(), torch.randn(9, 9, generator=dice(4, 0))
+    wanted = torch.nn.functional.conv2d(image, kernel[None, None], padding=4)
+    blocks = torch.nn.functional.pixel_unshuffle(image, BLOCK)
+    made = torch.nn.functional.conv2d(blocks, in_blocks(kernel), padding=1)
+    torch.testing.assert_close(torch.nn.functional.pixel_shuffle(made, BLOCK), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_what_the_ground_does_not_foretell_is_a_surprise():
+    image, net = ground(), network()
+    net.foretelling = foretelling([relief(ground(4, seed=1))])
+    image[..., 130:136, 130:136] = 1.0
+    with torch.inference_mode():
+        surprise = net.look(image).surprise[0, 0]
+    assert int(surprise.argmax()) == 8 * 16 + 8
+    assert surprise[8, 8] > surprise.flatten().quantile(0.99)
+
+
+def test_the_edge_of_a_gap_is_no_surprise():
+    image, valid, net = ground(), torch.ones(1, 1, 256, 256, dtype=torch.bool), network()
+    net.foretelling = foretelling([relief(ground(4, seed=1))])
+    valid[..., 96:160, 96:160] = False
+    with torch.inference_mode():
+        whole, gap = (net.look(image, seen).surprise for seen in (None, valid))
+    assert (gap <= whole + 0.7).all()  # the mean around is another one
+    assert (gap[..., 6:10, 6:10] < whole.amin()).all()
 
 
 def test_every_size_and_every_pixel_gets_a_score():

@@ -425,7 +425,8 @@ def _lesson(
             return one_of(sampler(step), wishes.augment, numbers)
         return augment(sampler(step), POLICIES[recipe.policy], numbers)
 
-    return Lesson(recipe, network, varied, judged, size, rate, wishes.seed, about, options, sampler)
+    real = data.crops(parts["train"], size, batch, wishes.seed) if recipe.finish and parts["train"] else sampler
+    return Lesson(recipe, network, varied, judged, size, rate, wishes.seed, about, options, real)
 
 
 def _sampler(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lunar_processing.modelpack import Card
-from lunar_processing.networks.multiscale import STRIDE, WINDOWS
+from lunar_processing.networks.multiscale import BLOCK, STRIDE, WINDOWS, foretelling, relief
 from lunar_processing.simulate.objects import OBJECTS
 from lunar_processing.simulate.stock import Stock
 from lunar_processing.simulate.strange import Planted, joined, plant
@@ -41,14 +41,14 @@ def task(lesson: Lesson, unnamed: float = UNNAMED, named: Sequence[str] = KNOWN,
     def step(batch: Batch, state: State) -> Mapping[str, Tensor]:
         image, planted = _planted(batch, mix(lesson.seed, state.step), put)
         with state.precision():
-            windows, pixels = net(image, batch["valid"])
+            windows, pixels, _ = net(image, batch["valid"])
         found = wrong(windows.float(), pixels.float(), planted, batch["valid"])
         state.descend("net", found["windows"] + found["pixels"])
         return found
 
     def measure(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         image, planted = _planted(batch, 0, put)
-        windows, pixels = network.look(image, batch["valid"])  # type: ignore[operator]
+        windows, pixels, _ = network.look(image, batch["valid"])  # type: ignore[operator]
         found = wrong(windows, pixels, planted, batch["valid"])
         count = torch.tensor(float(len(image)))
         return {"wrong": count * (found["windows"] + found["pixels"]).cpu(), "count": count}
@@ -62,30 +62,39 @@ def task(lesson: Lesson, unnamed: float = UNNAMED, named: Sequence[str] = KNOWN,
 
 
 def population(lesson: Lesson, network: nn.Module) -> dict[str, Any]:
-    """How high ordinary ground scores, as the percentages up to which its windows do.
+    """How ordinary ground scores, as the percentages up to which its windows do.
 
-    Scores of each size, and of pixels, are made to count from there (see `networks.multiscale`).
+    How a pixel is foretold is learnt from that ground, and scores are made to count from there (see
+    `networks.multiscale`).
     """
-    inner = slice(4, -4) if lesson.size >= 12 * STRIDE else slice(None)  # what sees no edge
     device = next(network.parameters()).device
-    windows, pixels = [], []
+    sampler = lesson.plain or lesson.batch
+    batches = [to_device(sampler(number), device) for number in range(LOOKS)]
+    levels = torch.tensor([0.5, RARE])
+
+    def known(**values: Tensor) -> None:
+        network.load_state_dict({**network.state_dict(), **values})
+
     with torch.inference_mode():
-        for number in range(LOOKS):
-            batch = to_device(lesson.batch(number), device)
-            found = network.look(batch["image"], batch["valid"])  # type: ignore[operator]
-            windows.append(found.windows[:, :, inner, inner].transpose(0, 1).flatten(1).cpu())
-            pixels.append(functional.max_pool2d(found.pixels, 4)[:, :, inner, inner].flatten().cpu())
-        each = torch.cat(windows, dim=1)
-        levels = torch.tensor([0.5, RARE])
-        of_windows, of_pixels = torch.quantile(each, levels, dim=1), torch.quantile(torch.cat(pixels), levels)
-        ordinary, rare = torch.cat([of_windows, of_pixels[:, None]], dim=1)
-        network.load_state_dict({**network.state_dict(), "ordinary": ordinary, "rare": rare})
-        highest = ((each - ordinary[:-1, None]) / (rare - ordinary)[:-1, None]).amax(dim=0)
-        scores = torch.quantile(highest, torch.tensor(PERCENTAGES) / 100)
-    share = lesson.about.get("simulated", 0)
+        known(foretelling=foretelling(relief(batch["image"], batch["valid"]) for batch in batches))
+        found = [network.look(batch["image"], batch["valid"]) for batch in batches]  # type: ignore[operator]
+        pixels = (functional.max_pool2d(one.pixels, STRIDE // BLOCK) for one in found)
+        columns = [torch.cat([one.windows, p, one.surprise], dim=1) for one, p in zip(found, pixels)]
+        ordinary, rare = torch.quantile(_inner(columns, lesson), levels, dim=1)
+        known(ordinary=ordinary, rare=rare)
+        highest = _inner([network.together(one) for one in found], lesson).amax(dim=0)  # type: ignore[operator]
+        level = torch.quantile(highest, levels)
+        known(level=level)
+        scores = torch.quantile((highest - level[0]) / (level[1] - level[0]), torch.tensor(PERCENTAGES) / 100)
     images = len(lesson.about.get("images", {}).get("train", ()))
-    name = f"ground of the training: {images} images" + (f", {share:.0%} simulated" if share else "")
+    name = f"ground of the training: {images or 'simulated'} images"
     return {"population": {"name": name, "percentages": list(PERCENTAGES), "scores": scores.tolist()}}
+
+
+def _inner(maps: Sequence[Tensor], lesson: Lesson) -> Tensor:
+    """What sees no edge, of maps (N, C, H/16, W/16): (C, n) on the CPU."""
+    inner = slice(4, -4) if lesson.size >= 12 * STRIDE else slice(None)
+    return torch.cat([one[:, :, inner, inner].transpose(0, 1).flatten(1).cpu() for one in maps], dim=1)
 
 
 def _planted(batch: Batch, seed: int, put: partial[Planted]) -> tuple[Tensor, Planted]:

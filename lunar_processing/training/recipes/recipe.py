@@ -62,8 +62,8 @@ class Recipe:
 class Lesson:
     """A network, batches to learn from (varied already), and pictures of other products to validate on.
 
-    `options` are those of the recipe, as far as the user does not want others. `plain` are the batches before they are
-    varied.
+    `options` are those of the recipe, as far as the user does not want others. `plain` are windows of the real images,
+    not varied; of simulated ones where there are no others.
     """
 
     recipe: Recipe
