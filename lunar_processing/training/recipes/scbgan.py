@@ -134,7 +134,7 @@ def task(lesson: Lesson, look: Callable[[str], Features] = features) -> Task:
         multiplied(lesson.batch, wanted.augmentations, lesson.seed),
         _Training(networks, wanted, eyes, lesson.batch).step,
         validation(lesson, next(iter(eyes.values()), None)),
-        ("distance", "low") if eyes else ("thousands", "high"),
+        ("thousands", "high"),  # the last: by features that critics look through, the best is not the best
         lesson.about,
     )
 
@@ -290,7 +290,8 @@ def multiplied(real: Sampler, augmentations: Sequence[str], seed: int) -> Sample
 def validation(lesson: Lesson, eye: Features | None) -> Callable[[Networks], dict[str, float]]:
     """How far made images are, as a set, from those that are learnt from, by frozen features, as is published.
 
-    Images of other products would say how far their ground is from this one.
+    Images of other products would say how far their ground is from this one. It is told, and chooses nothing: by the
+    features that the generator learns to please it may rise while by others it falls.
     """
     looks: list[Tensor] = []
 
