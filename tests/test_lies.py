@@ -15,6 +15,8 @@ import pytest
 import rasterio
 from guarded import Reader, card_of, weights
 
+from lunar_processing.raster.label import quantity_of
+
 MILLION = 10**6
 
 
@@ -104,6 +106,15 @@ def test_a_large_image_of_few_pixels_is_none_that_lies(tmp_path: Path, reader: R
     with rasterio.open(path, "w", tiled=True, blockxsize=512, blockysize=512, SPARSE_OK=True, **facts) as file:
         file.write(np.ones((1, 600, 600), "uint8"), window=rasterio.windows.Window(0, 0, 600, 600))
     assert "read" in reader.read("image", path)
+
+
+def test_words_that_take_long_to_read_are_read_at_once(tmp_path: Path, reader: Reader) -> None:
+    """Patterns that try every way to split a long run of digits or lines would take minutes for these."""
+    (tmp_path / "a.lbl").write_text("\n" * 500_000 + "OBJECT = COLUMN\n" * 50_000)
+    (tmp_path / "a.tab").write_text("")
+    assert reader.read("table", tmp_path / "a.lbl") == {"refused": "data"}
+    assert quantity_of("1" * 200_000 + "x") is None
+    assert quantity_of("." + "1" * 200_000 + " <" + "m" * 200_000) is None
 
 
 # ---- models ------------------------------------------------------------------------------------------------------

@@ -126,8 +126,9 @@ def _beside(path: Path, suffix: str) -> Path:
 def _columns(label: Path) -> tuple[list[tuple[str, tuple[int, int]]], dict[str, str]]:
     text = label.read_text(encoding="latin-1")
     columns, units = [], {}
-    for block in re.findall(r"^\s*OBJECT\s*=\s*COLUMN\b(.*?)^\s*END_OBJECT", text, re.M | re.S):
-        said = {key: value.strip().strip('"') for key, value in re.findall(r"^\s*(\w+)\s*=\s*(.+?)\s*$", block, re.M)}
+    for block in re.split(r"^[ \t]*OBJECT[ \t]*=[ \t]*COLUMN\b", text, flags=re.M)[1:]:
+        lines = (line.partition("=") for line in block.partition("END_OBJECT")[0].splitlines())
+        said = {key.strip(): value.strip().strip('"') for key, _, value in lines}
         try:
             name, start, size = said["NAME"].lower(), int(said["START_BYTE"]), int(said["BYTES"])
         except (KeyError, ValueError):

@@ -138,7 +138,7 @@ def quantity_of(value: Any) -> tuple[float, str] | None:
     text = text_of(value)
     if text is None:
         return None
-    match = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(?:<([^>]*)>)?", text, re.IGNORECASE)
+    match = re.fullmatch(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?)\s*(?:<([^>]*)>)?", text, re.IGNORECASE)
     if match is None:
         return None
     number = float(match[1])
