@@ -79,6 +79,20 @@ def test_a_score_depends_on_nothing_beyond_its_halo():
     torch.testing.assert_close(heat_part[..., inner, inner], heat[..., outer, outer], atol=1e-4, rtol=1e-3)
 
 
+def test_the_edge_of_an_image_is_no_stranger_in_a_frame_of_nothing():
+    """So tiles at the edge of a strip come."""
+    image, net = ground(), network()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.constant_(module.bias, 0.5)  # or nothing comes of nothing
+    framed = torch.nn.functional.pad(image, (64, 64, 64, 64), value=0.5)
+    valid = torch.nn.functional.pad(torch.ones_like(image, dtype=torch.bool), (64, 64, 64, 64))
+    with torch.inference_mode():
+        alone, inside = net(image), net(framed, valid)[..., 4:-4, 4:-4]
+    away = (alone - inside).abs()[..., 1:-1, 1:-1].mean()
+    assert away < 0.05 * alone.std()
+
+
 def found(windows: tuple[float, ...], surprise: float = 0.0) -> Strangeness:
     """One place of so many logits."""
     return Strangeness(

@@ -100,12 +100,12 @@ class MultiScale(nn.Module):
     def look(self, x: Tensor, valid: Tensor | None = None) -> Strangeness:
         """Windows, pixels and surprise from one look."""
         blocks, seen = _ground(x, valid)
-        fine = self.stem(blocks)
-        eighth = self.eighth(fine)
-        sixteenth = self.sixteenth(eighth)
-        coarse = self.coarse(sixteenth)
-        sixteenth = self.sixteenth_back(sixteenth + _twice(self.from_coarse(coarse)))
-        eighth = self.eighth_back(eighth + _twice(self.from_sixteenth(sixteenth)))
+        fine = _known(self.stem, blocks, seen)
+        eighth = _known(self.eighth, fine, seen)
+        sixteenth = _known(self.sixteenth, eighth, seen)
+        coarse = _known(self.coarse, sixteenth, seen)
+        sixteenth = self.sixteenth_back(_kept(sixteenth + _twice(self.from_coarse(coarse)), seen))
+        eighth = self.eighth_back(_kept(eighth + _twice(self.from_sixteenth(sixteenth)), seen))
         small, medium, large, largest = self.heads
         windows = [
             functional.max_pool2d(small(eighth), 2),
@@ -120,9 +120,10 @@ class MultiScale(nn.Module):
             self._surprise(blocks, seen)[..., :rows, :cols],
         )
 
-    def _surprise(self, blocks: Tensor, seen: Tensor) -> Tensor:
+    def _surprise(self, blocks: Tensor, seen: Tensor | None) -> Tensor:
         left = functional.conv2d(blocks, self.foretelling, padding=1).square_().mean(dim=1, keepdim=True)
-        beside_a_gap = functional.max_pool2d(functional.pad(1 - seen, (1, 1, 1, 1), value=1.0), 3, 1) > 0
+        gaps = torch.zeros_like(left) if seen is None else 1 - seen
+        beside_a_gap = functional.max_pool2d(functional.pad(gaps, (1, 1, 1, 1), value=1.0), 3, 1) > 0
         left = left.masked_fill(beside_a_gap, 0.0)
         cells = functional.avg_pool2d(left, 2)
         return functional.max_pool2d(cells, STRIDE // (2 * BLOCK)).add(LEAST).log()
@@ -174,8 +175,8 @@ def relief(x: Tensor, valid: Tensor | None = None) -> Tensor:
     return _ground(x, valid)[0]
 
 
-def _ground(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The relief, and which blocks have no gap: 1, else 0; one for all where there is none."""
+def _ground(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The relief, and which blocks have no gap: 1, else 0; None where there is no gap at all."""
     height, width = x.shape[-2:]
     fill = (0, -width % 32, 0, -height % 32)
     if any(fill):
@@ -188,7 +189,7 @@ def _ground(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         blocks, count = blocks * seen, _around(seen).clamp_min(1e-6)
     blocks = blocks - _finer(_around(_thinned(blocks)) / count) * seen
     spread = (_around(_thinned(blocks).abs()) / count).clamp_min(DULLEST).mul(TYPICAL).sqrt()
-    return blocks.mul_(_finer(1 / spread)).clamp_(-FARTHEST, FARTHEST), seen.expand(len(blocks), 1, *blocks.shape[2:])
+    return blocks.mul_(_finer(1 / spread)).clamp_(-FARTHEST, FARTHEST), None if valid is None else seen
 
 
 def _thinned(blocks: Tensor) -> Tensor:
@@ -204,6 +205,18 @@ def _around(blocks: Tensor) -> Tensor:
 
 def _finer(x: Tensor) -> Tensor:
     return functional.interpolate(x, scale_factor=4, mode="bilinear", align_corners=False)
+
+
+def _known(layers: nn.Module, x: Tensor, seen: Tensor | None) -> Tensor:
+    """The layers in turn, each of which sees 0 in gaps, as beyond the edge of an image."""
+    for layer in layers.children():
+        x = _kept(layer(x), seen)
+    return x
+
+
+def _kept(x: Tensor, seen: Tensor | None) -> Tensor:
+    """What was seen of it, else 0."""
+    return x if seen is None else x * functional.adaptive_max_pool2d(seen, x.shape[-2:])
 
 
 def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
