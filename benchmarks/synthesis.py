@@ -47,8 +47,8 @@ from lunar_processing.training.recipes.rocks import ROCK, SHADOW, count, overlap
 ARMS = ("few real", "few real, and made", "made alone", "few real, and more real")
 SIDE, BATCH = 64, 16
 CHANNELS = 8  # of the U-Net at its finest level
-POOL = 640  # patches with rocks that an arm learns from
-TESTED = 256
+POOL = 320  # patches with rocks that an arm learns from
+TESTED = 128
 FEWEST = 12  # px of rocks in a patch that is kept
 INCIDENCE = (55.0, 80.0)  # degrees, of the sun that rocks are drawn under
 PIXEL_M = 0.5
@@ -64,12 +64,16 @@ def main() -> int:
     parser.add_argument("--real", type=Path, help="folder of real images, nac_cdr: for anomalies")
     parser.add_argument("--model", default="small-bodies", help="the generator, by id or folder; or made-up pictures")
     parser.add_argument("--product", default="M134022629", help="of which the few real patches are")
-    parser.add_argument("--unseen", default="M1229577647", help="product on whose ground rocks are looked for")
-    parser.add_argument("--few", type=int, default=16, help="real patches to learn from (default 16)")
+    parser.add_argument(
+        "--unseen", nargs="+", default=["M1229577647", "phobos"], help="products on whose ground rocks are looked for"
+    )
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="leave others out (default: all)")
+    parser.add_argument("--few", type=int, default=8, help="real patches to learn from (default 8)")
     parser.add_argument("--made", type=int, default=320, help="made-up, or further real ones (default 320)")
-    parser.add_argument("--steps", type=int, default=300, help="of each training for rocks (default 300)")
+    parser.add_argument("--steps", type=int, default=200, help="of each training for rocks (default 200)")
     parser.add_argument("--strips", type=int, default=27, help="images with a strange thing in each (default 27)")
     parser.add_argument("--repeat", type=int, default=1, help="times, with other few patches (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first time (default 0)")
     given = parser.parse_args()
     json.dump(BENCHMARKS[given.name](given), sys.stdout, indent=1)
     print()
@@ -80,20 +84,19 @@ def _grounds(given: argparse.Namespace) -> Iterator[tuple[int, str, list[np.ndar
     """What each arm learns from, each time: patches (n, S, S) in 0…1."""
     real = load_patches(given.patches, SIDE)["train"]
     made = pictures(given.model, Wishes(count=max(100, given.made)))[: given.made].astype(np.float32) / 255
-    for time in range(given.repeat):
+    for time in range(given.seed, given.seed + given.repeat):
         few, more = _few(real, given, np.random.default_rng([given.few, time]))
         for arm, ground in zip(ARMS, ([few], [few, made], [made], [few, more])):
-            yield time, arm, ground
+            if arm in given.arms:
+                yield time, arm, ground
 
 
-def _told(given: argparse.Namespace, found: Mapping[str, Sequence[Mapping[str, float]]], aim: str) -> dict:
-    """All numbers by arm: each time, mean and spread; and what made-up pictures add."""
-    gain = [b[aim] - a[aim] for a, b in zip(found[ARMS[0]], found[ARMS[1]])]
+def _told(given: argparse.Namespace, found: Mapping[str, Sequence[Mapping[str, float]]]) -> dict:
+    """All numbers by arm: each time, mean and spread."""
     return {
-        **{name: getattr(given, name) for name in ("name", "few", "made", "repeat", "product")},
+        **{name: getattr(given, name) for name in ("name", "few", "made", "steps", "seed", "repeat", "product")},
         "model": str(given.model),
         "arms": {arm: {n: _summed([one[n] for one in each]) for n in each[0]} for arm, each in found.items()},
-        f"gain_of_made_{aim}": _summed(gain),
     }
 
 
@@ -115,16 +118,18 @@ def _few(
 
 
 def rocks(given: argparse.Namespace) -> dict:
-    """Overlap, precision and recall of rock pixels."""
+    """Overlap of rock pixels (intersection over union) on the ground of each product."""
     aside = load_patches(given.patches, SIDE)["validation"]
-    unseen = np.stack([p.image for p in aside if p.product == given.unseen])
-    tested = with_rocks([unseen], TESTED, seed=77)
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    tested = {
+        name: with_rocks([np.stack([p.image for p in aside if p.product == name])], TESTED, seed=77)
+        for name in given.unseen
+    }
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in given.arms}
     for time, arm, ground in _grounds(given):
-        learnt = with_rocks(ground, POOL, seed=mix(1, time))
-        found[arm].append(_measured(_taught(learnt, tested, given.steps, seed=time), tested))
+        network = _taught(with_rocks(ground, POOL, seed=mix(1, time)), given.steps, seed=time)
+        found[arm].append({name: _measured(network, some)["iou"] for name, some in tested.items()})
         print(f"{time} {arm}: {found[arm][-1]}", file=sys.stderr, flush=True)
-    return _told(given, found, "iou")
+    return _told(given, found)
 
 
 def with_rocks(grounds: Sequence[np.ndarray], number: int, seed: int) -> list[Picture]:
@@ -166,7 +171,7 @@ def _planted(ground: np.ndarray, seed: int) -> list[Picture]:
     ]
 
 
-def _taught(learnt: Sequence[Picture], tested: Sequence[Picture], steps: int, seed: int) -> torch.nn.Module:
+def _taught(learnt: Sequence[Picture], steps: int, seed: int) -> torch.nn.Module:
     """The network after the last step: none is chosen by what it is measured on."""
     torch.manual_seed(mix(seed, 0))
     network = FAMILIES[RECIPE.card.family](**{**RECIPE.card.settings, "channels": CHANNELS})
@@ -175,7 +180,7 @@ def _taught(learnt: Sequence[Picture], tested: Sequence[Picture], steps: int, se
     def varied(step: int) -> Batch:
         return augment(drawn(step), POLICIES[RECIPE.policy], dice(mix(seed, 1), step))
 
-    lesson = Lesson(RECIPE, network, varied, tested[:BATCH], SIDE, RECIPE.rate, seed)
+    lesson = Lesson(RECIPE, network, varied, learnt[:BATCH], SIDE, RECIPE.rate, seed)
     later = itertools.count()  # is better
     task = replace(RECIPE.task(lesson), validate=lambda networks: {"iou": float(next(later))})
     with tempfile.TemporaryDirectory() as folder:
@@ -211,11 +216,11 @@ def anomalies(given: argparse.Namespace) -> dict:
     found = {
         arm: [
             {"average_precision": over_kinds(measured[f"{arm}/{time}"], "ap"), **_of_kinds(measured[f"{arm}/{time}"])}
-            for time in range(given.repeat)
+            for time in range(given.seed, given.seed + given.repeat)
         ]
-        for arm in ARMS
+        for arm in given.arms
     }
-    return _told(given, found, "average_precision")
+    return _told(given, found)
 
 
 def _even(strip: Strip) -> Strip:
