@@ -24,7 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch  # noqa: F401 with all else that takes memory by itself, before that is bounded
+import torch
 
+import lunar_processing.networks  # noqa: F401
 from lunar_processing.batch.crew import Crew
 from lunar_processing.batch.products import find_products, label_facts
 from lunar_processing.batch.run import Wishes, run_batch
@@ -102,8 +105,6 @@ def image(path: Path) -> object:
 
 def model(path: Path) -> object:
     """A card and its weights; the weights are those of the card, and compute."""
-    import torch
-
     pack = read_pack(path.parent)
     json.dumps(pack.card.settings)
     network = pack.network()

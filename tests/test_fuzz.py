@@ -314,6 +314,40 @@ def test_a_few_damaged_files(kind: str, whole: Callable[[str], Path], reader: Re
     try_many(kind, whole(kind), reader, FEW, always_the_same=True)
 
 
+TEXTS = (
+    "PDS3 EDR",
+    "PDS3 CDR",
+    "PDS3 label",
+    "ISIS cube in tiles",
+    "PDS4 label",
+    "VRT",
+    "card",
+    "index label",
+    "provenance",
+)
+NASTY = ("", "-1", "0", "1e308", "nan", "9" * 5000, "9" * 20, "[[", "é")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TEXTS)
+def test_each_word_of_a_label_becomes_each_that_is_nasty(
+    kind: str, whole: Callable[[str], Path], reader: Reader
+) -> None:
+    _, name, reads = KINDS[kind]
+    path = whole(kind) / name
+    data = path.read_bytes()
+    label = data.partition(b"\r\nEND\r\n")[0] if path.suffix == ".IMG" else data[:8192]
+    broken = {}
+    for match in re.finditer(rb"[-+.\w]+", label):
+        for nasty in NASTY:
+            path.write_bytes(data[: match.start()] + nasty.encode() + data[match.end() :])
+            answer = reader.read(reads, path)
+            if "broken" in answer:
+                broken[answer["broken"][-300:]] = (match[0], nasty[:10])
+    path.write_bytes(data)
+    assert not broken
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_damaged_files(kind: str, whole: Callable[[str], Path], reader: Reader) -> None:

@@ -83,7 +83,7 @@ def _extent(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]) -> tu
         return None
     try:
         return measure(dataset, Path(path), label_of(dataset))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError):
         return None  # a label we do not understand promises nothing
 
 

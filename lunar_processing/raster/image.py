@@ -79,6 +79,11 @@ class Image:
         self.dtype = np.dtype(dataset.dtypes[band - 1])
         self.scale = float(dataset.scales[band - 1])
         self.offset = float(dataset.offsets[band - 1])
+        if not np.isfinite(np.array([self.scale, self.offset], np.float32)).all() or self.scale == 0:
+            raise ImageError(
+                f"{path} turns numbers into brightness by a scale of {self.scale:g} and an offset of {self.offset:g}.",
+                "fetch it again: its label is damaged.",
+            )
         self.unit = dataset.units[band - 1] or self.product.unit or ""
         self.grid = _grid_of(dataset)
         self.tags: Mapping[str, str] = dict(dataset.tags())
@@ -120,7 +125,11 @@ class Image:
         """
         inside = window.clip(self.grid.width, self.grid.height)
         raw, valid = self._read_raw(inside)
-        pixels = (raw * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32) if self.calibrated else raw
+        pixels = raw
+        if self.calibrated:
+            with np.errstate(over="ignore"):
+                pixels = (raw * np.float32(self.scale) + np.float32(self.offset)).astype(np.float32)
+            valid &= np.isfinite(pixels)
         pixels[~valid] = 0
         if inside == window:
             return Patch(pixels, valid)
@@ -283,7 +292,7 @@ def _open_dataset(path: Path) -> rasterio.DatasetReader:
                 return dataset
             dataset.close()
             return rasterio.open(path, **options)
-    except (RasterioError, UnicodeDecodeError) as error:  # rasterio takes GDAL's words for UTF-8, whatever they quote
+    except (RasterioError, ValueError) as error:  # of coordinate systems, and of words of GDAL's that are no UTF-8
         labels = [path.with_suffix(suffix) for suffix in (".lbl", ".LBL", ".xml", ".XML")]
         label = next((label for label in labels if label.exists() and label != path), None)
         raise ImageError(
@@ -323,7 +332,13 @@ def _data_bands(dataset: rasterio.DatasetReader) -> list[int]:
 
 def _grid_of(dataset: rasterio.DatasetReader) -> Grid:
     # WKT2, because WKT1 cannot say all that a planetary system needs.
-    wkt = dataset.crs.to_wkt(version="WKT2_2019") if dataset.crs else None
+    try:
+        wkt = dataset.crs.to_wkt(version="WKT2_2019") if dataset.crs else None
+    except ValueError as error:
+        raise ImageError(
+            f"The coordinate system of {dataset.name} cannot be understood ({error}).",
+            "put the right one in: gdal_edit.py -a_srs IAU_2015:30135, for example.",
+        ) from error
     placed = not dataset.transform.is_identity
     if wkt and not placed:
         wkt = None  # a coordinate system without a geotransform places nothing

@@ -211,7 +211,7 @@ def _summing(keywords: dict[str, Any]) -> int | None:
 
 def _errors(keywords: dict[str, Any]) -> int | None:
     text = _words(keywords, "errors")
-    return int(text) if text and text.isdecimal() else None
+    return int(text) if text and text.isdecimal() and len(text) < 10 else None
 
 
 def _temperature(keywords: dict[str, Any]) -> float | None:
