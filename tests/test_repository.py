@@ -76,7 +76,7 @@ def test_the_tour_of_the_readme_can_be_walked(tmp_path):
     with rasterio.open(tmp_path / "image.tif", "w", height=300, width=400, **profile) as file:
         file.write(digitise(moon.image, bits=16), 1)
     tour = re.findall(r"^lunar (.+?)(?:  +#.*)?$", blocks(REPOSITORY / "README.md", "sh"), re.MULTILINE)
-    assert len(tour) == 8
+    assert len(tour) == 9
     for line in tour:
         command = [sys.executable, "-m", "lunar_processing", *shlex.split(line)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lunar_processing.modelpack import read_pack
 from lunar_processing.networks.scbgan import Critic, Generator, Modulated, Watcher, made_of, variety
+from lunar_processing.tools.synthesize import draw
 from lunar_processing.training import losses
 from lunar_processing.training.ada import EVERY, Adaptive, _turned, _warped, vary
 from lunar_processing.training.data import crops, dice
@@ -24,6 +25,7 @@ from lunar_processing.training.recipes import RECIPES, Lesson, scbgan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "small-bodies"
 SMALL = {"size": 32, "width": 0.01, "most": 16, "latent": 8, "layers": 2}
 SETTINGS = ("--set", "width=0.01", "--set", "most=16", "--set", "latent=8", "--set", "layers=2")
 
@@ -264,6 +266,15 @@ def test_what_is_there_is_kept_unless_told_otherwise(model: Path, tmp_path: Path
     assert again.code == 1
     assert "--overwrite" in again.err
     assert lunar(*words, "--overwrite").code == 0
+
+
+def test_the_shipped_model_makes_varied_pictures_with_contrast() -> None:
+    pictures = np.stack(list(draw(read_pack(SHIPPED), 32)))
+    assert pictures.shape == (32, 64, 64)
+    assert np.median(pictures.std(axis=(1, 2))) > 15  # grey levels: there is something in them
+    flat = pictures.reshape(32, -1).astype(float)
+    alike = np.corrcoef(flat)[np.triu_indices(32, 1)]
+    assert np.abs(alike).max() < 0.9  # no picture comes twice
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
