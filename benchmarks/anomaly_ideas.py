@@ -39,7 +39,7 @@ SHOWN: dict[str, dict] = {  # what is planted in the images that are learnt from
     "no artefacts": {"named": tuple(name for name in anomalies.KNOWN if name not in ARTEFACTS)},
 }
 VALIDATION = "M161149639"  # of the training part: what the best step is chosen by
-SIMULATED = 0.2
+SIMULATED = 0.25
 LEVELS, BINOMIAL = 6, (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 OUTER, HOLES = 13, (3, 5)  # px: a pixel is predicted from its surroundings without the nearest
 TRUSTED = 0.97  # of the windows, the least strange, make the density
@@ -101,6 +101,7 @@ def ideas(folder: Path, models: dict[str, Path], strips: int) -> Measured:
         network = read_pack(path).network()
         if isinstance(network, MultiScale):
             scorers[f"{name}: Gaussian of its features"] = density(partial(features, network), grounds)
+            scorers |= {f"{name}: {what} alone": scorer for what, scorer in opinions(network).items()}
     made = compare(islice(planted(folder, "validation"), strips), scorers, surroundings=False)
     return measure(made)
 
@@ -215,6 +216,26 @@ def features(network: MultiScale, image: Tensor) -> list[Tensor]:
         fine[0, :, : shape[0], : shape[1]],
         functional.interpolate(kept["coarse"], scale_factor=2)[0, :, : shape[0], : shape[1]],
     ]
+
+
+def opinions(network: MultiScale) -> dict[str, Scorer]:
+    """The parts that the score of the network is made of, each alone."""
+    sizes = range(len(WINDOWS))
+    parts: dict[str, Callable[[Tensor], Tensor]] = {
+        "smallest window": lambda counted: counted[0],
+        "strangest window": lambda counted: counted[: len(WINDOWS)].amax(dim=0),
+        "surprise": lambda counted: counted[-1],
+    }
+
+    @torch.inference_mode()
+    def score(part: Callable[[Tensor], Tensor], image: np.ndarray, valid: np.ndarray, facts: Facts) -> np.ndarray:
+        found = network.look(_ready(image))
+        every = torch.cat([found.windows, found.surprise], dim=1)[0]
+        kept = [*sizes, len(WINDOWS) + 1]  # no pixels
+        ordinary, rare = (of[kept, None, None] for of in (network.ordinary, network.rare))
+        return part((every - ordinary) / (rare - ordinary)).numpy()
+
+    return {name: partial(score, part) for name, part in parts.items()}
 
 
 # ---- what the surroundings do not foretell -----------------------------------------------------------------------
