@@ -39,6 +39,7 @@ BODIES = {
     "Earth": Body("Earth", 6_378_137.0, 6_356_752.314245),
 }
 
+LARGEST = 1e9  # metres: larger than the Sun
 # Ranges in metres of the equatorial and the polar semi-axis of the ellipsoids and spheres in use for a body. The gaps
 # keep out neighbours in size: Enceladus (252.1 km; 256.6 by 248.3) beside the 255 km sphere of Vesta, Callisto
 # (2410.3 km) beside Mercury.
@@ -65,6 +66,11 @@ def body_of(wkt: str | None) -> Body | None:
     if ellipsoid is None:
         return None
     a, b = float(ellipsoid.semi_major_metre), float(ellipsoid.semi_minor_metre)
+    if not (1 <= a <= LARGEST and 1 <= b <= LARGEST):
+        raise PlanetError(
+            f"The coordinate system is of a body with axes of {a:g} and {b:g} m.",
+            "fetch the image again, for its label is damaged; or put the right one in with gdal_edit.py -a_srs.",
+        )
     return Body(_name_by_axes(a, b), a, b)
 
 
