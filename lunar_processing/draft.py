@@ -98,6 +98,14 @@ class Draft:
         return self.final.with_name(part.name[1:].replace(self._mark, "", 1))
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; of names that are longer than any file's there is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def check_destination(final: Path, overwrite: bool) -> None:
     """Refuse, before any work is done, a destination that cannot be written."""
     _check_name(final)

@@ -26,7 +26,7 @@ import shapely
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from lunar_processing.draft import Draft, check_destination
+from lunar_processing.draft import Draft, check_destination, is_there
 from lunar_processing.errors import ImageError, OutputError, ParameterError, PlanetError
 from lunar_processing.planet import body_of, same_place, wkt_for
 
@@ -126,7 +126,7 @@ def read_layer(text: str | os.PathLike[str]) -> Layer:
     """A layer of a file: `rocks.shp`, `rocks.gpkg|layername=rocks`, or the only layer of `rocks.gpkg`."""
     name, _, option = os.fspath(text).partition("|")
     layer = option.partition("=")[2] or None
-    if not Path(name).exists():
+    if not is_there(Path(name)):
         raise ImageError(f"There is no file {name}.", "check the path.")
     there = list(layers_of(name))
     if layer is None and len(there) > 1:

@@ -307,6 +307,26 @@ def test_names_that_are_no_text_or_too_long(tool: str, tmp_path: Path, folder: P
     assert names(folder) == []
 
 
+def test_names_longer_than_any_file_s_are_of_nothing(tmp_path: Path, folder: Path) -> None:
+    long, image = "x" * 5000, formats.tiled(tmp_path / "a.tif", ground())
+    (tmp_path / "list.txt").write_text(long)
+    formats.vrt(tmp_path / "a.vrt", image).write_text((tmp_path / "a.vrt").read_text().replace("a.tif", long))
+    out = folder / "out.tif"
+    for command in (
+        *(["info", long], ["enhance", f"{long}.tif", out], ["enhance", tmp_path / "a.vrt", out]),
+        ["enhance", image, out, "--model", long],
+        *(
+            ["reproduce", f"{long}.gpkg"],
+            ["reproduce", f"{long}.tif"],
+            ["rocksizefrequency", f"{long}.gpkg", "--out", folder / "sizes"],
+        ),
+        ["batch", "enhance", long, "--out", folder / "batch", "--workers", 0],
+    ):
+        assert_refused(lunar(*command))
+    listed = lunar("batch", "enhance", tmp_path / "list.txt", "--out", folder / "batch", "--workers", 0)
+    assert (listed.code, "There is no file" in listed.err) == (1, True)
+
+
 def test_no_name_at_all(tool: str, tmp_path: Path, folder: Path) -> None:
     image = formats.tiled(tmp_path / "a.tif", ground())
     assert_refused(lunar(tool, image, ""), ".tif" if tool == "enhance" else ".gpkg")

@@ -18,6 +18,7 @@ from typing import Any
 from lunar_processing import planet
 from lunar_processing.batch.table import key_of, read_table, value_of
 from lunar_processing.batch.where import Where
+from lunar_processing.draft import is_there
 from lunar_processing.errors import DataError, LunarError
 from lunar_processing.raster.image import RASTERS, open_image
 
@@ -117,13 +118,13 @@ def label_facts(path: Path) -> dict[str, Any]:
 
 def _listed(text: str) -> list[tuple[Path, Mapping[str, Any]]]:
     path = Path(text)
-    if path.is_dir():
+    if not is_there(path) and not glob.has_magic(text):
+        raise DataError(f"There is no file or folder {text}.", "check the path.")
+    if is_there(path) and path.is_dir():
         return [(image, {}) for image in _images_below(path)]
-    if not path.exists() and glob.has_magic(text):
+    if not is_there(path):
         matching = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 a pattern may begin anywhere
         return [(Path(p), {}) for p in matching if Path(p).is_file()]
-    if not path.exists():
-        raise DataError(f"There is no file or folder {text}.", "check the path.")
     if path.suffix.lower() == ".csv":
         return _manifest(path)
     if path.suffix.lower() in LISTS:

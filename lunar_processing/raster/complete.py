@@ -18,6 +18,7 @@ import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from lunar_processing.draft import is_there
 from lunar_processing.errors import ImageError
 from lunar_processing.raster.label import flatten, label_of, quantity_of, text_of
 from lunar_processing.raster.tiff import tiff_end
@@ -48,7 +49,7 @@ def check_complete(
     measured = _extent(dataset, path)
     if measured is not None:
         file, needed = measured
-        if not file.exists():
+        if not is_there(file):
             raise ImageError(f"{path} names the file {file.name}, which is missing.", f"put it into {file.parent}.")
         if file.stat().st_size < needed:
             have = file.stat().st_size
@@ -132,7 +133,7 @@ def _pointer(pointer: Any, label_path: Path, record_bytes: int) -> tuple[Path, i
 def _beside(label_path: Path, name: str) -> Path:
     """A file in the label's folder, whatever the case of its letters on the disk."""
     exact = label_path.with_name(name.strip("\"'"))
-    if exact.exists():
+    if is_there(exact):
         return exact
     same = (p for p in label_path.parent.iterdir() if p.name.lower() == exact.name.lower())
     return next(same, exact)
@@ -188,7 +189,7 @@ def _check_sources(dataset: rasterio.DatasetReader, path: str | os.PathLike[str]
         if not name or name.startswith("/vsi") or ":" in Path(name).name:  # no file of this machine
             continue
         source = Path(path).parent / name if node.get("relativeToVRT") == "1" else Path(name)
-        if not source.exists():
+        if not is_there(source):
             raise ImageError(f"{path} draws on {source}, which is missing.", "put it back, or rebuild the VRT.")
         if source.resolve() in drawn_by:
             raise ImageError(f"{path} draws on {source}, and that on this one.", "rebuild the VRT.")

@@ -24,6 +24,7 @@ import rasterio
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from lunar_processing.draft import is_there
 from lunar_processing.errors import ImageError, ParameterError
 from lunar_processing.grid import PIXEL_SPACE, Grid, Window
 from lunar_processing.raster.complete import check_complete
@@ -275,9 +276,9 @@ def _check_path(path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError:
         raise ImageError(f"{str(path)!r} holds bytes that are no text.", "rename the file.") from None
-    if path.is_dir():
+    if is_there(path) and path.is_dir():
         raise ImageError(f"{path} is not an image but a folder.", "give a file in it.")
-    if not path.exists():
+    if not is_there(path):
         raise ImageError(f"There is no file {path}.", "check the path.")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import shapely
 
 from lunar_processing import planet, sizes
+from lunar_processing.draft import is_there
 from lunar_processing.errors import DataError, ParameterError, PlanetError
 from lunar_processing.grid import PIXEL_SPACE, Grid
 from lunar_processing.tools.job import SCALE_TOLERANCE, Report
@@ -203,7 +204,7 @@ def _layer_of_rocks(text: str) -> str:
     """The layer of rocks of a file of several: the one of that name, or the only one of points."""
     if "|" in text:
         return text
-    points = [name for name, kind in layers_of(text).items() if "Point" in kind] if Path(text).exists() else []
+    points = [name for name, kind in layers_of(text).items() if "Point" in kind] if is_there(Path(text)) else []
     chosen = POINTS if POINTS in points else points[0] if len(points) == 1 else None
     return f"{text}|layername={chosen}" if chosen and text.lower().endswith(".gpkg") else text
 

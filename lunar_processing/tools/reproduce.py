@@ -19,6 +19,7 @@ import numpy as np
 import shapely
 
 from lunar_processing import provenance
+from lunar_processing.draft import is_there
 from lunar_processing.errors import DataError, ModelError, ParameterError
 from lunar_processing.modelpack import find_pack
 from lunar_processing.raster.compare import bands_of, differences, tags_of
@@ -101,7 +102,7 @@ def asked_of(output: str) -> Asked:
     """What an output says of how it was made."""
     name, _, layer = output.partition("|layername=")
     path = Path(name)
-    if not path.exists():
+    if not is_there(path):
         raise DataError(f"There is no file {path}.", "check the path.")
     if path.suffix.lower() in VECTORS:
         return _asked_of_layers(path, layer)
@@ -169,11 +170,11 @@ def _input(asked: Asked, image: Path | None, first: str | None = None) -> Path:
         places = {one["path"]: (path.parent / Path(one["path"]).name, Path(one["path"])) for one in inputs}
     except (KeyError, TypeError, StopIteration):
         raise DataError(f"{asked.path} does not say what it was made from.", "give another output.") from None
-    if not path.exists():
+    if not is_there(path):
         raise DataError(f"The input {path} is not there any more.", "say where it is now with --image.")
     for one in inputs:
-        file = path if one is told else next((p for p in places[one["path"]] if p.exists()), Path(one["path"]))
-        facts = provenance.file_facts(file) if file.exists() else {}
+        file = path if one is told else next((p for p in places[one["path"]] if is_there(p)), Path(one["path"]))
+        facts = provenance.file_facts(file) if is_there(file) else {}
         if any(facts.get(kind) != one.get(kind) for kind in ("sha256", "quick-sha256")):
             raise DataError(f"{file} is not the file that it was made from: its checksum is another.", "find that one.")
     return path
