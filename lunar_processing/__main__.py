@@ -427,11 +427,10 @@ def _mine(given: argparse.Namespace, console: Console) -> int:
 
 
 def _calibrate(given: argparse.Namespace, console: Console) -> int:
-    from lunar_processing.modelpack import find_pack
     from lunar_processing.tools import calibrate_rocks, calibrate_shadow
 
     folder, images = Path(given.model), Path(given.images) if given.images else None
-    if find_pack(given.model).card.task == "enhance":
+    if calibrate_shadow.suits(given.model):
         card = calibrate_shadow.calibrate(folder, images, calibrate_shadow.SMALL if given.small else None)
         console.result({"model": card.id, **card.measured}, calibrate_shadow.in_words(card))
     else:

@@ -44,6 +44,11 @@ class Effort:
 SMALL = Effort(1, evaluation.SMALL_PX, 1, small=True)
 
 
+def suits(model: str) -> bool:
+    """Whether a model is one for shadow."""
+    return find_pack(model).card.task == "enhance"
+
+
 def calibrate(folder: Path, images: Path | None, effort: Effort | None = None) -> Card:
     """Widen or narrow sigma of the model in a folder, and write what was found into its card."""
     effort = effort or Effort()
