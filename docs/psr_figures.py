@@ -89,7 +89,7 @@ def draw_levels(pack: Pack, folder: Path) -> None:
     """One place of a validation product and a simulated one, at several signals."""
     wishes = psr.Wishes()
     real = psr.read_scenes(folder, SPLITS["nac_cdr"]["validation"])[0]
-    for name, scene in (("psr_real", real), ("psr_simulated", psr.drawn_scenes(wishes)[0])):
+    for name, scene in (("psr_real", real), ("psr_simulated", psr.draw_scenes(1, psr.DRAWN_PX, psr.DRAWN_SEED)[0])):
         figure, places = plt.subplots(3, len(NAMES), figsize=(3.1 * len(NAMES), 9.6))
         for line, level in zip(places, (3.0, 10.0, 40.0)):
             case = psr.darkened(scene, level, wishes)
