@@ -1,6 +1,7 @@
 """What surface.md needs: data to train from, its tables, its picture.
 
 python docs/surface_figures.py banks LANDER_VIEW ROVER OUT     two files that `lunar train` reads
+python docs/surface_figures.py last TRAINED BANK OUT           a model of the last step, where training kept another
 python docs/surface_figures.py tables REPORT.json …            of `lunar evaluate surface`
 python docs/surface_figures.py picture                         simulated views, which nobody learnt from
 """
@@ -10,21 +11,39 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from safetensors.torch import load_file
 
-from lunar_processing.modelpack import find_pack
+from lunar_processing.modelpack import find_pack, read_pack, save_pack
 from lunar_processing.simulate import scenes
 from lunar_processing.tools.evaluate_surface import COLUMNS, coloured, predictor
 from lunar_processing.tools.surface_data import banks
-from lunar_processing.training.data import Picture, picture
+from lunar_processing.training.data import Picture, load_pictures, picture
+from lunar_processing.training.loop import CHECKPOINT
+from lunar_processing.training.recipes.recipe import Lesson
+from lunar_processing.training.recipes.surface import SURFACE, balance
 
 HERE = Path(__file__).resolve().parent
 OURS = "rocks-surface"
 SEED, SIDE = 880_001, 384
+
+
+def last(trained: Path, bank: Path, out: Path) -> None:
+    """A training that goes on from a model whose preferences are chosen may keep its beginning, since what follows is
+    compared without. The averaged weights of its last step, with theirs chosen.
+    """
+    pack, begins = read_pack(trained), "average/net/"
+    network = pack.network()
+    weights = load_file(trained / "training" / CHECKPOINT)
+    network.load_state_dict({k.removeprefix(begins): v for k, v in weights.items() if k.startswith(begins)})
+    lesson = Lesson(SURFACE, network, lambda step: {}, load_pictures(bank), SURFACE.size, SURFACE.rate)
+    chosen = balance(lesson, network.eval())
+    save_pack(out, replace(pack.card, measured={**pack.card.measured, **chosen}), network, SURFACE.keep)
 
 
 def tables(paths: list[Path]) -> None:
@@ -98,6 +117,8 @@ if __name__ == "__main__":
     if what == "banks":
         views, rover, out = map(Path, rest)
         banks(views / "render", views / "real", rover, out)
+    elif what == "last":
+        last(*map(Path, rest))
     elif what == "tables":
         tables([Path(name) for name in rest])
     else:
