@@ -2,7 +2,6 @@
 
 python docs/synthesis_figures.py images DATA LIST.csv        for `lunar patches LIST.csv …`
 python docs/synthesis_figures.py pictures PATCHES            real and made up; how the training went
-python docs/synthesis_figures.py table PATCHES MODEL …       distances, precision and recall by 400 images
 """
 
 from __future__ import annotations
@@ -14,16 +13,13 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from lunar_processing.evaluate.synthesis import frechet, kernel, precision_recall
 from lunar_processing.modelpack import find_pack
 from lunar_processing.tools.sheet import GAP
 from lunar_processing.tools.synthesize import draw
 from lunar_processing.training.data import SPLITS, product_id
-from lunar_processing.training.features import features, pooled
 
 HERE = Path(__file__).resolve().parent
 MODEL = "small-bodies"
@@ -36,7 +32,6 @@ BODIES = {
 ASIDE = ("phobos", "M1229577647")
 LUNAR = ("M1183658592", "M1229577647", "M134022629", "M161142858")
 ACROSS, DOWN = 8, 8
-COMPARED = 400  # images on either side
 
 
 def images(data: Path, out: Path) -> None:
@@ -62,23 +57,6 @@ def pictures(patches: Path) -> None:
     between = np.full((len(real), 4 * GAP), 255, np.uint8)
     Image.fromarray(np.hstack([real, between, made])).save(HERE / "images" / "synthesis.jpg", quality=72)
     _curves(HERE.parent / "models" / MODEL / "training.jsonl")
-
-
-def table(patches: Path, *models: Path) -> None:
-    """As `lunar evaluate synthesis`, but of few images and without the search for copies: quick."""
-    rows = [json.loads(line) for line in (patches / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-    learnt = np.load(patches / "patches.npy")[[row["part"] == "train" for row in rows]]
-    order = np.random.default_rng(0).permutation(len(learnt))
-    sets = {"real against real": learnt[order[COMPARED : 2 * COMPARED]]}
-    sets |= {path.name: np.stack(list(draw(find_pack(str(path)), COMPARED))) for path in models}
-    for name in ("vgg16", "efficientnet-lite0"):
-        look = features(name)
-        real = pooled(look, torch.from_numpy(learnt[order[:COMPARED]])).numpy()
-        for model, images in sets.items():
-            made = pooled(look, torch.from_numpy(images)).numpy()
-            precision, recall = precision_recall(real, made)
-            distances = f"{frechet(real, made):.1f} | {kernel(real, made, 5, COMPARED).mean:.4f}"
-            sys.stdout.write(f"| {look.title} | {model} | {distances} | {precision:.2f} | {recall:.2f} |\n")
 
 
 def _sheet(images: list[np.ndarray]) -> np.ndarray:
@@ -107,4 +85,4 @@ def _curves(log: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"images": images, "pictures": pictures, "table": table}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    {"images": images, "pictures": pictures}[sys.argv[1]](*map(Path, sys.argv[2:]))
