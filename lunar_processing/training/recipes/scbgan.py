@@ -199,7 +199,8 @@ class _Training:
             losses[name] = adversarial(on_real, real=True, smooth=sure) + adversarial(on_fake, real=False)
             state.descend(name, losses[name])
             ada: Adaptive = self.networks[_ada(name)]  # type: ignore[assignment]
-            ada.hear(on_real.detach().float(), len(real), state.step)
+            if self.wanted.ada:
+                ada.hear(on_real.detach().float(), len(real), state.step)
             losses[f"{_ada(name)}_share"] = ada.share
         return losses
 
