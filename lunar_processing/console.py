@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 from lunar_processing.draft import discard_all
 from lunar_processing.errors import Cancelled, LunarError
+from lunar_processing.strict import strict
 
 # Which share of the whole each stage has, as begin and end.
 STAGES = {"look": (0.0, 0.05), "profile": (0.05, 0.2), "work": (0.2, 0.95), "finish": (0.95, 1.0)}
@@ -89,7 +89,7 @@ class Console:
         if self.style == "jsonl":
             self._say(event="result", **facts)
         elif self.as_json:
-            self._print(json.dumps(_strict(facts), indent=2))
+            self._print(json.dumps(strict(facts), indent=2))
         else:
             self._print(words)
 
@@ -160,7 +160,7 @@ class Console:
             print(text, file=sys.stderr)
 
     def _say(self, **facts: Any) -> None:
-        if not self._print(json.dumps(_strict(facts))):
+        if not self._print(json.dumps(strict(facts))):
             self.stop()
 
     def _print(self, text: str) -> bool:
@@ -172,12 +172,3 @@ class Console:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return False
         return True
-
-
-def _strict(value: Any) -> Any:
-    """The same with null for NaN and infinities, which Python would write and other programs cannot read."""
-    if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -98,6 +98,14 @@ class Draft:
         return self.final.with_name(part.name[1:].replace(self._mark, "", 1))
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, with those above it, unless it is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be made: {error.strerror}.", "write somewhere else.") from error
+
+
 def is_there(path: Path) -> bool:
     """Whether there is such a file or folder; of names that are longer than any file's there is none."""
     try:

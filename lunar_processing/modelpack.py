@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lunar_processing.draft import is_there
 from lunar_processing.errors import ModelError
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ class Pack:
 
 def find_pack(name: str, folders: Sequence[Path] = ()) -> Pack:
     """A model by its folder or by its id in the model folders."""
-    if _kind_of(Path(name) / CARD) == "file":
+    card = Path(name) / CARD
+    if is_there(card) and card.is_file():
         return read_pack(Path(name))
     damaged: list[ModelError] = []
     for pack in list_packs(folders, damaged):
@@ -174,7 +176,7 @@ def find_pack(name: str, folders: Sequence[Path] = ()) -> Pack:
             return pack
     if damaged:  # perhaps the one that is wanted
         raise damaged[0]
-    if os.sep in name or _kind_of(Path(name)):
+    if os.sep in name or is_there(Path(name)):
         raise ModelError(f"{name} is not a model folder: it has no {CARD}.", "give the folder that holds it.")
     places = ", ".join(str(f) for f in model_folders(folders))
     raise ModelError(f"There is no model {name!r} in {places}.", "`lunar models` lists what there is.")
@@ -202,18 +204,10 @@ def list_packs(folders: Sequence[Path] = (), damaged: list[ModelError] | None = 
 def model_folders(folders: Sequence[Path] = ()) -> list[Path]:
     """Where models are looked for: given folders, LUNAR_MODELS, the one beside the engine, the user's own."""
     for folder in map(Path, folders):
-        if _kind_of(folder) != "folder":
+        if not (is_there(folder) and folder.is_dir()):
             raise ModelError(f"The folder of models {folder} does not exist.", "check --models-dir.")
     named = [Path(p) for p in os.environ.get("LUNAR_MODELS", "").split(os.pathsep) if p]
     return [*map(Path, folders), *named, Path(__file__).resolve().parent.parent / "models", own_folder()]
-
-
-def _kind_of(path: Path) -> str:
-    """`file`, `folder`, or nothing; of names that are longer than any file's there is nothing."""
-    try:
-        return "folder" if path.is_dir() else "file" if path.is_file() else ""
-    except OSError:
-        return ""
 
 
 def own_folder() -> Path:

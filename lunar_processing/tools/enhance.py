@@ -18,7 +18,7 @@ from lunar_processing.modelpack import Pack
 from lunar_processing.pipeline import Step, each, run
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
 from lunar_processing.tools.illustration import ILLUSTRATION, NOTICE, UNIT, illustration_step
-from lunar_processing.tools.job import Job, Options, Report, Result, refuse_input_as_output, result, start
+from lunar_processing.tools.job import NOTICE_TAG, Job, Options, Report, Result, refuse_input_as_output, result, start
 from lunar_processing.tools.network import enhance_step, limits
 from lunar_processing.tools.shadow import camera_noise, shadow_step
 
@@ -83,7 +83,7 @@ def enhance(options: Options, output: Path, report: Report | None = None) -> Res
             _warn_of_what_was_seen(job, look, counts)
             job.stage("finish")(0, 1)
             record = job.record(method.facts, _parameters(look, method.unit), counts)
-            notice = {"LUNAR_NOTICE": NOTICE} if method.illustration else {}
+            notice = {NOTICE_TAG: NOTICE} if method.illustration else {}
             writer.finish({"LUNAR_PROVENANCE": record, "LUNAR_UNIT": method.unit, **notice})
             writer.publish()
             job.stage("finish")(1, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from lunar_processing.grid import PIXEL_SPACE, Grid, Window
 from lunar_processing.modelpack import find_pack
 from lunar_processing.raster.image import open_image
 from lunar_processing.raster.writer import Band, RasterWriter
+from lunar_processing.strict import strict
 from lunar_processing.tools import anomalies
 from lunar_processing.tools.job import Options
 from lunar_processing.tools.realism import SUFFIXES, SUN, Say
@@ -105,8 +105,8 @@ def evaluate_anomalies(folder: Path, out: Path, wishes: Wishes | None = None, sa
         say(f"{name}: {len(made)} patches of {len(kept)} strips are scored")
         parts += chapter(name, made, kept, facts["strips"][name], _shown(measured))
     out.mkdir(parents=True, exist_ok=True)
-    publish(out / "report", report.page("Anomalies: who finds planted things", parts), _plain(facts), overwrite=False)
-    return {"report": str(out / "report.html"), "numbers": str(out / "report.json"), **_plain(facts)}
+    publish(out / "report", report.page("Anomalies: who finds planted things", parts), facts, overwrite=False)
+    return {"report": str(out / "report.html"), "numbers": str(out / "report.json"), **strict(facts)}
 
 
 def in_words(facts: Mapping[str, Any]) -> str:
@@ -158,13 +158,6 @@ def _told(strips: Iterable[Strip], kept: list[Strip], say: Say, name: str) -> It
             say(f"{name}: {number} strips are scored")
         yield strip
         kept.append(replace(strip, mask=empty, touched=empty, terrain={}))
-
-
-def _plain(value: Any) -> Any:
-    """The same for JSON, which has no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(measured: Measured) -> list[str]:

@@ -25,7 +25,7 @@ from lunar_processing.simulate import scenes
 from lunar_processing.simulate.scenes import SceneRecipe
 from lunar_processing.sizes import fit_power_law
 from lunar_processing.tools.job import Options
-from lunar_processing.tools.reports import known, publish
+from lunar_processing.tools.reports import publish
 from lunar_processing.tools.rocks import POINTS, Wishes, segment_rocks
 from lunar_processing.training.data import SPLITS, product_id
 from lunar_processing.vector import read_layer
@@ -323,7 +323,7 @@ def _search(path: Path, model: str, plan: Plan, out: Path, ground: _Ground) -> N
 def _write(out: Path, facts: dict[str, Any], pictures: Sequence[Any], first: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     parts = [report.text(_METHOD), *_tables(facts), *_figures(facts, pictures, first)]
-    publish(out / "rocks_orbit", report.page("Rocks from orbit", parts), known(facts))
+    publish(out / "rocks_orbit", report.page("Rocks from orbit", parts), facts)
 
 
 _METHOD = (

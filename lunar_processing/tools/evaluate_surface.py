@@ -22,7 +22,7 @@ from lunar_processing.errors import DataError, ModelError
 from lunar_processing.evaluate import report
 from lunar_processing.evaluate.segmentation import confusion, mean_share, shares, together
 from lunar_processing.modelpack import Pack, find_pack, list_packs
-from lunar_processing.tools.reports import known, publish
+from lunar_processing.tools.reports import publish
 from lunar_processing.tools.surface_data import lander_view, published_split
 from lunar_processing.training.data import Picture
 from lunar_processing.training.recipes.surface import CLASSES, PUBLISHED, ROCKS, as_the_tool_shows, squeezed
@@ -150,7 +150,7 @@ def _write(out: Path, facts: dict[str, Any], sets: Mapping[str, Sequence[Picture
         rows = [[model, *(numbers[kind][c] for c in COLUMNS)] for model, numbers in facts["models"].items()]
         parts += [report.heading(f"{count} {kind}"), report.table(["model", *COLUMNS], rows, best=True)]
     parts.append(_figure(sets, show, name))
-    publish(out / "rocks_surface", report.page("Rocks from the ground", parts), known(facts))
+    publish(out / "rocks_surface", report.page("Rocks from the ground", parts), facts)
 
 
 def _figure(sets: Mapping[str, Sequence[Picture]], show: Predict, name: str) -> str:

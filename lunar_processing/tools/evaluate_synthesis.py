@@ -26,7 +26,7 @@ from lunar_processing.raster.image import open_image
 from lunar_processing.tools.listed import listed
 from lunar_processing.tools.patches import SHEET, patches_of
 from lunar_processing.tools.patches import Wishes as Cut
-from lunar_processing.tools.reports import known, publish
+from lunar_processing.tools.reports import publish
 from lunar_processing.tools.synthesize import draw
 from lunar_processing.training.features import Features, features, pooled
 from lunar_processing.training.patches import PARTS, PATCHES
@@ -96,7 +96,7 @@ def evaluate_synthesis(
             first = {name: copies(seen["learnt"], seen[name], seen["unseen"]) for name in made}
             facts["copies"] = {name: {**_numbers(found), "features": eye.title} for name, found in first.items()}
     out.mkdir(parents=True, exist_ok=True)
-    publish(out / "synthesis", _page(facts, made, learnt, first), known(facts))
+    publish(out / "synthesis", _page(facts, made, learnt, first), facts)
     return {**facts, "report": str(out / "synthesis.html"), "numbers": str(out / "synthesis.json")}
 
 

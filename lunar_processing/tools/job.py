@@ -20,7 +20,7 @@ from lunar_processing.modelpack import Pack, find_pack
 from lunar_processing.pipeline import Timing
 from lunar_processing.raster.image import Image, files_of, open_image
 
-NOTICE = "LUNAR_NOTICE"  # the tag in which a picture says that it shows no measurement
+NOTICE_TAG = "LUNAR_NOTICE"  # the tag in which a picture says that it shows no measurement
 # The user's own pixel size and the coordinate system's may differ by this much before it is worth a word.
 SCALE_TOLERANCE = 0.05
 
@@ -192,7 +192,7 @@ def start(tool: str, options: Options, report: Report | None = None) -> Iterator
 
 def _refuse_painted(job: Job) -> None:
     """What a network has painted may have rocks that are nowhere else."""
-    notice = job.image.tags.get(NOTICE, "")
+    notice = job.image.tags.get(NOTICE_TAG, "")
     if notice.startswith("ILLUSTRATION") and job.tool == "rocks":
         raise ImageError(
             f"{job.image.path.name} says of itself: {notice}. Nothing can be counted on it.",
@@ -249,8 +249,8 @@ def _doubts(job: Job) -> Iterator[str]:
         yield "The pixel size is unknown: sizes are given in pixels only. Give it with --pixel-size."
     if image.survey.constant:
         yield "All sampled pixels have one value: there is nothing to see in this image."
-    if NOTICE in image.tags:
-        yield f"{image.path.name} says of itself: {image.tags[NOTICE]}."
+    if NOTICE_TAG in image.tags:
+        yield f"{image.path.name} says of itself: {image.tags[NOTICE_TAG]}."
     elif job.tool in ("rocks", "anomalies") and _made_by(image) == "enhance":
         yield (
             f"{image.path.name} is an enhanced image: what is found on it are candidates. Enhancement may take noise "

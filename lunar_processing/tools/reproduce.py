@@ -300,20 +300,20 @@ def _other(one: Mapping[str, Any], two: Mapping[str, Any], key: str) -> bool:
 def _layers_apart(asked: Asked, folder: Path) -> list[str]:
     """Each layer beside the one of the same name, or with the same fields: a layer may be called otherwise."""
     made = [
-        read_layer(f"{path}|layername={name}" if path.suffix == ".gpkg" else str(path))
-        for path in sorted(folder.iterdir())
-        if path.suffix in VECTORS
-        for name in layers_of(path)
+        _layer(path, name) for path in sorted(folder.iterdir()) if path.suffix in VECTORS for name in layers_of(path)
     ]
     found = []
     for name in asked.layers:
-        layer = read_layer(
-            f"{asked.path}|layername={name}" if asked.path.suffix.lower() == ".gpkg" else str(asked.path)
-        )
+        layer = _layer(asked.path, name)
         same = [one for one in made if one.name == name and one.geometry_type == layer.geometry_type]
         same += [one for one in made if _alike(one) == _alike(layer)]
         found += _apart(layer, same[0]) if same else [f"layer {name}: nothing of the kind comes of it now"]
     return found
+
+
+def _layer(path: Path, name: str) -> Layer:
+    """A layer by its name; other files than a GeoPackage are one."""
+    return read_layer(f"{path}|layername={name}" if path.suffix.lower() == ".gpkg" else str(path))
 
 
 def _alike(layer: Layer) -> tuple[bool, set[str]]:

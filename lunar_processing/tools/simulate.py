@@ -15,8 +15,8 @@ import shapely
 
 from lunar_processing import planet, provenance
 from lunar_processing.devices import choose_device
-from lunar_processing.draft import check_destination
-from lunar_processing.errors import Cancelled, OutputError, ParameterError
+from lunar_processing.draft import check_destination, make_folder
+from lunar_processing.errors import Cancelled, ParameterError
 from lunar_processing.grid import PIXEL_SPACE, Grid
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
 from lunar_processing.simulate.objects import OBJECTS
@@ -178,12 +178,7 @@ def _place(wishes: Wishes, pixel_size: float) -> Grid:
 
 def _check(wishes: Wishes) -> dict[str, str]:
     """Refuse before the work what could not be written; what will be there."""
-    try:
-        wishes.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {wishes.folder} cannot be made: {error.strerror}.", "write somewhere else."
-        ) from error
+    make_folder(wishes.folder)
     for number in range(wishes.count):
         files = _Files.of(wishes, number)
         check_rasters(list(files.rasters.values()), wishes.overwrite)

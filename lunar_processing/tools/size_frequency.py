@@ -19,9 +19,10 @@ import numpy as np
 import shapely
 
 from lunar_processing import provenance, sizes
-from lunar_processing.draft import Draft, check_destination
+from lunar_processing.draft import Draft, check_destination, make_folder
 from lunar_processing.errors import Cancelled, OutputError
 from lunar_processing.raster.writer import Band, RasterWriter, check_rasters
+from lunar_processing.strict import strict
 from lunar_processing.tools import crater_files
 from lunar_processing.tools.abundance import abundance, cells
 from lunar_processing.tools.counted import (
@@ -202,11 +203,7 @@ def _files(wishes: Wishes, rocks: Rocks) -> dict[str, Path]:
 
 def _check(files: Mapping[str, Path], overwrite: bool) -> None:
     """Refuse before the work what could not be written."""
-    folder = files["table"].parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"The folder {folder} cannot be made: {error.strerror}.", "write somewhere else.") from error
+    make_folder(files["table"].parent)
     check_rasters([files["abundance"]], overwrite)
     for name in ("table", "fits", "figure", "drawing", "diam", "scc"):
         check_destination(files[name], overwrite)
@@ -220,7 +217,7 @@ def _write(case: _Case, files: Mapping[str, Path], facts: dict[str, Any], second
     for_others, layers = _for_crater_programs(case, files)
     record = _record(case, facts, seconds)
     told = {**facts, "warnings": study.warnings, "provenance": json.loads(record)}
-    texts = {"table": _csv(columns, case.ground), "fits": json.dumps(_plain(told), indent=2), **for_others}
+    texts = {"table": _csv(columns, case.ground), "fits": json.dumps(strict(told), indent=2), **for_others}
     with ExitStack() as stack:
         drafts = {name: stack.enter_context(Draft(files[name], overwrite)) for name in (*texts, *_figures(case))}
         for name, text in texts.items():
@@ -341,15 +338,6 @@ def _csv(columns: Mapping[str, np.ndarray], ground: Ground) -> str:
             shown[f"{name}_{unit}" if name.startswith("d_") else name] = values
     rows = [",".join(f"{value:.10g}" for value in row) for row in zip(*shown.values())]
     return "\n".join([",".join(shown), *rows])
-
-
-def _plain(value: Any) -> Any:
-    """The same with null for what JSON has no number for."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def in_words(done: Done) -> str:

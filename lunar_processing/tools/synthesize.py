@@ -16,13 +16,13 @@ import numpy as np
 
 from lunar_processing import provenance
 from lunar_processing.devices import choose_device
-from lunar_processing.draft import Draft, check_destination
-from lunar_processing.errors import Cancelled, ModelError, OutputError, ParameterError
+from lunar_processing.draft import Draft, check_destination, make_folder
+from lunar_processing.errors import Cancelled, ModelError, ParameterError
 from lunar_processing.grid import PIXEL_SPACE, Grid
 from lunar_processing.modelpack import SYNTHESIS, Pack, find_pack
 from lunar_processing.networks.scbgan import Generator, made_of
 from lunar_processing.raster.writer import Band, RasterWriter
-from lunar_processing.tools.job import Report, Result
+from lunar_processing.tools.job import NOTICE_TAG, Report, Result
 from lunar_processing.tools.sheet import contact_sheet, write_png
 
 DEFAULT = "small-bodies"
@@ -107,12 +107,7 @@ def _path(wishes: Wishes, number: int) -> Path:
 
 def _check(wishes: Wishes) -> None:
     """Refuse before the work what could not be written."""
-    try:
-        wishes.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {wishes.folder} cannot be made: {error.strerror}.", "write elsewhere."
-        ) from error
+    make_folder(wishes.folder)
     for name in (SHEET, RECORD):
         check_destination(wishes.folder / name, wishes.overwrite)
     for number in range(wishes.count):
@@ -128,7 +123,7 @@ def _write(path: Path, picture: np.ndarray, overwrite: bool) -> None:
     grid = Grid(None, PIXEL_SPACE, width, height)
     with RasterWriter(path, grid, [GREY], dtype="uint8", nodata=None, overwrite=overwrite) as writer:
         writer.append(picture[None])
-        writer.finish({"LUNAR_NOTICE": NOTICE})
+        writer.finish({NOTICE_TAG: NOTICE})
         writer.publish()
 
 

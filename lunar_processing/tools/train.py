@@ -34,7 +34,7 @@ from lunar_processing.training import data
 from lunar_processing.training.augment import POLICIES, augment, check_candidates, one_of
 from lunar_processing.training.data import Picture, Sampler, dice, mix
 from lunar_processing.training.loop import LOG, Outcome, Plan, train
-from lunar_processing.training.patches import PATCHES, load_patches
+from lunar_processing.training.patches import PARTS, PATCHES, load_patches
 from lunar_processing.training.recipes import Lesson, Recipe, recipe_named
 
 if TYPE_CHECKING:
@@ -383,7 +383,7 @@ def _parts(wishes: Wishes, recipe: Recipe, reader: _Reader) -> dict[str, list[Pi
 def _patches(wishes: Wishes, recipe: Recipe) -> dict[str, list[Picture]]:
     """Patches of prepared sets, all of one size, by the part that their manifest says."""
     parts = [load_patches(Path(name), wishes.size or recipe.size) for name in wishes.images]
-    whole = {part: [p for some in parts for p in some[part]] for part in ("train", "validation")}
+    whole = {part: [p for some in parts for p in some[part]] for part in PARTS}
     if (count := len(whole["train"])) < recipe.fewest:
         raise DataError(
             f"{count} patches are too few to learn from: {recipe.fewest} are needed, some thousands are better.",

@@ -33,6 +33,7 @@ from torch import nn
 from lunar_processing.devices import choose_device, keep_memory
 from lunar_processing.draft import Draft
 from lunar_processing.errors import OutputError, ParameterError, TrainingError
+from lunar_processing.strict import strict
 from lunar_processing.training.data import Batch, Sampler, mix
 
 CHECKPOINT, BEST, LOG = "checkpoint.safetensors", "best.safetensors", "log.jsonl"
@@ -423,7 +424,7 @@ class _Log:
 
     def write(self, line: dict[str, Any]) -> None:
         """One line to the file, and to whoever listens."""
-        safe = {k: _without_nan(v) for k, v in line.items()}
+        safe = strict(line)
         self._file.write(json.dumps(safe) + "\n")
         self._file.flush()
         self._tell(line)
@@ -443,12 +444,6 @@ def _lines_until(path: Path, step: int) -> list[str]:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
     return kept
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _without_nan(v) for k, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from lunar_processing.networks.scbgan import Critic, Generator, Watcher, made_of
 from lunar_processing.training import augment
 from lunar_processing.training.ada import Adaptive
 from lunar_processing.training.data import Batch, Sampler, dice, mix
-from lunar_processing.training.features import FEATURES, Features, features
+from lunar_processing.training.features import FEATURES, Features, features, pooled
 from lunar_processing.training.loop import Networks, State, Task
 from lunar_processing.training.losses import adversarial, energy_distance, path_lengths, r1
 from lunar_processing.training.recipes.recipe import Lesson, Recipe
@@ -237,13 +237,12 @@ class _Training:
         """The next eyes are those that tell real from made best; where they do so too well, critics are less sure."""
         used = [number for number, _ in notes.eyes()]
         net: Generator = self.networks["net"]  # type: ignore[assignment]
-        real = real_images(self.real, PROBED).to(state.device)
+        real = real_images(self.real, PROBED)
         made = net(torch.randn(PROBED, net.latent, device=state.device)).float().clamp(-1, 1)
         found = {}
         for number, eye in enumerate(self.eyes.values()):
             if number not in used:
-                looks = [torch.cat([eye(part).pooled for part in some.split(32)]) for some in (real, made)]
-                found[number] = told_apart(*looks)
+                found[number] = told_apart(*(pooled(eye, some, JUDGED_AT_ONCE) for some in (real, made)))
         best = max(found, key=lambda number: found[number])
         notes.chosen[len(used)], notes.smooth[len(used)] = best, found[best] > SURE
 
@@ -305,16 +304,12 @@ def validation(lesson: Lesson, eye: Features | None) -> Callable[[Networks], dic
         device = net.average.device
         eye.to(device)
         if not looks:
-            looks.append(_looks(eye, real_images(lesson.batch, JUDGED).to(device)))
+            looks.append(pooled(eye, real_images(lesson.batch, JUDGED), JUDGED_AT_ONCE))
         made = [made_of(net, range(k, k + JUDGED_AT_ONCE)) for k in range(0, JUDGED, JUDGED_AT_ONCE)]
-        numbers["distance"] = float(energy_distance(_looks(eye, torch.cat(made)), looks[0]))
+        numbers["distance"] = float(energy_distance(pooled(eye, torch.cat(made), JUDGED_AT_ONCE), looks[0]))
         return numbers
 
     return validate
-
-
-def _looks(eye: Features, images: Tensor) -> Tensor:
-    return torch.cat([eye(part).pooled for part in images.split(32)])
 
 
 def real_images(real: Sampler, count: int) -> Tensor:
