@@ -6,7 +6,7 @@ import moon
 import numpy as np
 import pytest
 
-from lunar_processing.classical import enhance, noise
+from lunar_processing.classical import enhance, noise, stripes
 
 SIDE = 640
 
@@ -30,7 +30,7 @@ def patches_of(pixels, valid, side=256):
 def fitted(name, pixels, valid):
     method = enhance.METHODS[name]
     patches = patches_of(pixels, valid)
-    profiles = enhance.offsets(pixels, valid, noise.fit_noise(patches)) if method.needs_profiles else None
+    profiles = stripes.offsets(pixels, valid, noise.fit_noise(patches)) if method.needs_profiles else None
     return method, method.fit(patches, profiles)
 
 
@@ -127,43 +127,6 @@ def test_destriping_and_denoising_bring_the_dark_nearer_to_the_truth(view):
     assert error(result, deep) < 0.5 * error(pixels, deep)
     lit = valid & ~scene.dark & (truth < 3500)
     assert error(result, lit) < 1.05 * error(pixels, lit)  # where there is light there is little to gain
-
-
-def test_offsets_find_the_stripes_and_only_the_stripes():
-    random = np.random.default_rng(0)
-    ground = moon.scene(512, 512, seed=10, noise=0.0).clean * 30  # dark ground, where stripes matter
-    camera = random.normal(0, 3, ground.shape) + ground
-    stripes = random.normal(0, 2.0, 512)
-    valid = np.ones(ground.shape, bool)
-    model = noise.Noise(a=9.0, b=0.0, black=0.0, least=1e-9)
-    with_stripes = enhance.offsets(camera + stripes, valid, model)
-    local = np.convolve(np.pad(stripes, 8, mode="reflect"), np.ones(17) / 17, mode="valid")
-    assert np.corrcoef(with_stripes.columns, stripes - local)[0, 1] > 0.95
-    assert np.std(stripes - with_stripes.columns) < 0.6 * stripes.std()
-    without = enhance.offsets(camera, valid, model)
-    assert max(without.columns.std(), without.rows.std(), with_stripes.rows.std()) < 0.05 * stripes.std()
-
-
-def test_where_there_are_no_stripes_relief_is_not_taken_for_them():
-    scene = moon.scene(SIDE, SIDE, seed=3, dark=True, noise=0.0)
-    electrons = scene.clean * moon.FULL_SCALE_ELECTRONS
-    spread = np.sqrt(electrons + moon.READ_NOISE_ELECTRONS**2)
-    pixels = electrons + spread * np.random.default_rng(1).standard_normal(electrons.shape)
-    valid = np.ones(pixels.shape, bool)
-    found = enhance.offsets(pixels, valid, noise.fit_noise(patches_of(pixels, valid)))
-    assert max(found.columns.std(), found.rows.std()) < 0.05 * moon.READ_NOISE_ELECTRONS
-
-
-def test_offsets_do_not_depend_on_the_strips_in_which_the_image_comes(view):
-    _, pixels, valid = view
-    model = noise.fit_noise(patches_of(pixels, valid))
-    at_once = enhance.offsets(pixels, valid, model)
-    sums = enhance.StripeSums(SIDE, SIDE, model)
-    for top in (0, 5, 64, 67, 300):
-        bottom = {0: 5, 5: 64, 64: 67, 67: 300, 300: SIDE}[top]
-        sums.add(pixels[top:bottom], valid[top:bottom])
-    np.testing.assert_allclose(sums.profiles().columns, at_once.columns, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(sums.profiles().rows, at_once.rows, rtol=1e-6, atol=1e-9)
 
 
 def test_stabilising_is_undone_exactly():

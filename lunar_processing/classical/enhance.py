@@ -3,7 +3,7 @@
 Every entry is fitted once on a survey of the image and then applied to tiles:
 
     method = METHODS["destripe-nlm"]
-    state = method.fit(patches, profiles)          # patches: [(pixels, valid)], profiles: see StripeSums, or None
+    state = method.fit(patches, profiles)          # patches: [(pixels, valid)], profiles: see stripes.py, or None
     enhanced = method.apply(pixels, valid, state, origin=(col, row))
 
 `pixels` and `valid` are a tile with at least `halo` pixels around its core, cores starting at multiples of `align`;
@@ -14,25 +14,14 @@ in the core it does not depend on how the image was cut into tiles. Nothing is d
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import ndimage
 from skimage.restoration import denoise_nl_means
 
 from lunar_processing.classical.around import between, blur, to_blocks, wide_blur, wide_halo
 from lunar_processing.classical.noise import Noise, Patches, fit_noise, sigma_at
-
-Origin = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Profiles:
-    """Offsets of whole columns and rows against their neighbours, image units; one value a column, one a row."""
-
-    columns: np.ndarray  # (width,)
-    rows: np.ndarray  # (height,)
+from lunar_processing.classical.stripes import Origin, Profiles, destripe
 
 
 @dataclass(frozen=True)
@@ -205,109 +194,11 @@ def _log_ratio(pixels: np.ndarray, valid: np.ndarray, state: RetinexState, origi
 
 # ---- destripe and denoise ------------------------------------------------------------------------------------
 
-STRIPE_REACH = 8  # a column is compared with so many neighbours on either side
-RELIEF_LENGTH = 30.0  # px over which relief stays the same
-STRIPE_CLIP = 1.5  # differences beyond so many sigmas are the Moon, not the camera
 NLM_PATCH = 5
 NLM_DISTANCE = 6
 NLM_STRENGTH = 0.7  # times the noise: how unlike a patch may be and still be averaged in
 
 NLM_FILL_SIGMA = 2.0  # invalid pixels are filled with the Gaussian mean of the valid ones around them
-
-
-class StripeSums:
-    """Gathers column and row offsets in one pass over an image, in full-width strips from top to bottom.
-
-    A pixel is compared with the mean of its 8 neighbours on either side (valid ones only); the difference, clipped at
-    1.5 sigmas of its noise, says what its column adds. Calm dark ground, where noise and relief are small, weighs most.
-    The same for rows. Two halves of the pixels are summed apart: only what they agree on is taken for a stripe, and
-    each offset is shrunk by what is not known of it, to nothing where there are no stripes.
-    """
-
-    def __init__(self, width: int, height: int, noise: Noise) -> None:
-        self._noise = noise
-        self._columns = np.zeros((2, 2, width))  # half, (sum, weight)
-        self._rows = np.zeros((2, 2, height))
-        self._pixels = np.zeros((0, width), np.float32)
-        self._valid = np.zeros((0, width), bool)
-        self._row = 0  # image row of the first row kept
-        self._done = 0  # rows below this are summed
-
-    def add(self, pixels: np.ndarray, valid: np.ndarray) -> None:
-        """The next rows (rows, width), directly below the last ones."""
-        self._pixels = np.concatenate([self._pixels, pixels.astype(np.float32)])
-        self._valid = np.concatenate([self._valid, valid])
-        self._sum(upto=self._row + len(self._pixels) - STRIPE_REACH)
-
-    def profiles(self) -> Profiles:
-        """The offsets of all columns and rows."""
-        self._sum(upto=self._row + len(self._pixels))
-        return Profiles(_agreed(self._columns), _agreed(self._rows))
-
-    def _sum(self, upto: int) -> None:
-        if upto <= self._done:
-            return
-        inner = slice(self._done - self._row, upto - self._row)
-        with ThreadPoolExecutor(2) as pool:  # numpy and scipy let go of the interpreter
-            (across, weight_across), (down, weight_down) = pool.map(lambda axis: self._offsets(axis, inner), (1, 0))
-        for half, rows in enumerate(_halves(self._done, upto)):
-            self._columns[half] += across[rows].sum(0), weight_across[rows].sum(0)
-        for half, cols in enumerate(_halves(0, weight_down.shape[1])):
-            self._rows[half, :, self._done : upto] += down[:, cols].sum(1), weight_down[:, cols].sum(1)
-        self._done = upto
-        keep = max(0, upto - STRIPE_REACH - self._row)
-        self._pixels, self._valid = self._pixels[keep:], self._valid[keep:]
-        self._row += keep
-
-    def _offsets(self, axis: int, inner: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Weighted clipped differences of the inner rows, and the weights of those not clipped (Huber's estimator)."""
-        mean = _line_mean(self._pixels, self._valid, axis)
-        sigma = sigma_at(self._noise, mean).astype(np.float64)
-        difference = np.clip(self._pixels - mean, -STRIPE_CLIP * sigma, STRIPE_CLIP * sigma)
-        difference[~self._valid] = 0
-        near = self._valid & (np.abs(difference) < STRIPE_CLIP * sigma)
-        # Relief goes on over many pixels and does not average out as noise does: where there is any, trust little.
-        relief = np.maximum(_line_mean(difference**2, self._valid, 1 - axis) - sigma**2, 0)
-        weight = 1 / (sigma**2 + RELIEF_LENGTH * relief)
-        return (difference * weight)[inner], (near * weight)[inner]
-
-
-def offsets(pixels: np.ndarray, valid: np.ndarray, noise: Noise) -> Profiles:
-    """Offsets of an image that is wholly in memory; see `StripeSums`."""
-    sums = StripeSums(pixels.shape[1], pixels.shape[0], noise)
-    sums.add(pixels, valid)
-    return sums.profiles()
-
-
-def _halves(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices, from `start`, of the even and the odd blocks of 128: far enough apart to share no terrain."""
-    odd = (np.arange(start, stop) // 128) % 2 == 1
-    return np.flatnonzero(~odd), np.flatnonzero(odd)
-
-
-def _line_mean(pixels: np.ndarray, valid: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of the valid pixels within 8 on either side along one axis (the pixel itself included)."""
-    size = 2 * STRIPE_REACH + 1
-    total = ndimage.uniform_filter1d(np.where(valid, pixels, 0).astype(np.float64), size, axis, mode="constant")
-    weight = ndimage.uniform_filter1d(valid.astype(np.float64), size, axis, mode="constant")
-    return np.where(valid, total / np.maximum(weight, 0.5 / size), 0)
-
-
-def _agreed(sums: np.ndarray) -> np.ndarray:
-    """From weighted sums and weights of two halves (2, 2, n): offsets (n,), each shrunk by what is not known of it.
-
-    What the two halves have in common is the variance of the stripes; the weights, being inverse variances, say how
-    well each offset is known. Wiener: offset · stripes / (stripes + 1 / weight).
-    """
-    weight = sums[:, 1]
-    half = sums[:, 0] / np.maximum(weight, 1e-30)
-    trust = (weight[0] * weight[1] / np.maximum(weight.sum(0), 1e-30)) ** 2
-    if np.count_nonzero(trust) < 16:  # one half only: nothing to check the offsets against
-        return np.zeros(weight.shape[1])
-    stripes = max(float((trust * half[0] * half[1]).sum() / trust.sum()), 0.0)
-    known = stripes * weight.sum(0)
-    offset = sums[:, 0].sum(0) / np.maximum(weight.sum(0), 1e-30)
-    return offset * known / (known + 1)
 
 
 @dataclass(frozen=True)
@@ -344,15 +235,6 @@ def destripe_nlm(pixels: np.ndarray, valid: np.ndarray, state: Cleaner, origin: 
     return np.where(valid, unstabilise(smooth, state.noise), np.nan).astype(np.float32)
 
 
-def destripe(pixels: np.ndarray, valid: np.ndarray, profiles: Profiles | None, origin: Origin) -> np.ndarray:
-    """Pixels less the offset of their column and of their row (float64, 0 where invalid)."""
-    level = np.where(valid, pixels, 0).astype(np.float64)
-    if profiles is not None:
-        level -= np.where(valid, _along(profiles.columns, origin[0], pixels.shape[1])[None, :], 0)
-        level -= np.where(valid, _along(profiles.rows, origin[1], pixels.shape[0])[:, None], 0)
-    return level
-
-
 def stabilise(signal: np.ndarray, noise: Noise) -> np.ndarray:
     """Values whose noise has sigma 1 everywhere: (2 / b) · (sqrt(a + b · s) - sqrt(a)), written so that b may be 0.
 
@@ -367,15 +249,6 @@ def unstabilise(steady: np.ndarray, noise: Noise) -> np.ndarray:
     """The inverse of `stabilise`."""
     dark = np.sqrt(max(noise.a, noise.least))
     return noise.black + dark * steady + noise.b / 4 * np.maximum(steady, 0) ** 2
-
-
-def _along(profile: np.ndarray, start: int, length: int) -> np.ndarray:
-    """The part of a profile that a tile covers; beyond the image 0."""
-    part = np.zeros(length)
-    first, last = max(start, 0), min(start + length, len(profile))
-    if last > first:
-        part[first - start : last - start] = profile[first:last]
-    return part
 
 
 METHODS: dict[str, Method] = {

@@ -12,6 +12,7 @@ import numpy as np
 from lunar_processing.classical import enhance as classical
 from lunar_processing.classical import noise as noises
 from lunar_processing.classical.noise import Noise
+from lunar_processing.classical.stripes import Profiles, StripeSums
 from lunar_processing.errors import Cancelled
 from lunar_processing.grid import Window
 from lunar_processing.modelpack import Pack
@@ -179,10 +180,10 @@ def _core(align: int) -> int:
     return -(-CORE // align) * align
 
 
-def _profiles(job: Job, look: _Look) -> classical.Profiles:
+def _profiles(job: Job, look: _Look) -> Profiles:
     """Column and row offsets, which only a look at the whole image can tell."""
     grid = job.image.grid
-    sums = classical.StripeSums(grid.width, grid.height, look.noise)
+    sums = StripeSums(grid.width, grid.height, look.noise)
     tell = job.stage("profile")
     for window, patch in job.image.strips():
         if job.report.cancelled():

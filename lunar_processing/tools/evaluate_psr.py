@@ -21,6 +21,7 @@ from skimage import restoration as skimage
 
 from lunar_processing.classical import enhance as classical
 from lunar_processing.classical import noise as noises
+from lunar_processing.classical import stripes
 from lunar_processing.classical.noise import Noise
 from lunar_processing.errors import DataError
 from lunar_processing.evaluate import craters, report, restoration
@@ -175,7 +176,7 @@ def darkened(scene: Scene, level: float, wishes: Wishes) -> Case:
     pixels = sensor.calibrate(recorded)[0].numpy()
     valid = np.ones(pixels.shape, bool)
     noise = nominal(pixels)
-    flat = classical.destripe(pixels, valid, classical.offsets(pixels, valid, noise), (0, 0))
+    flat = stripes.destripe(pixels, valid, stripes.offsets(pixels, valid, noise), (0, 0))
     return Case(scene, level, truth, pixels, flat, noise)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from lunar_processing.backends import torch_device
 from lunar_processing.classical import noise as noises
 from lunar_processing.classical.around import blur
-from lunar_processing.classical.enhance import Profiles, offsets
 from lunar_processing.classical.noise import Noise
+from lunar_processing.classical.stripes import Profiles, offsets
 from lunar_processing.modelpack import Pack
 from lunar_processing.pipeline import BATCH_PIXELS, Step
 from lunar_processing.tools.loaded import loaded
