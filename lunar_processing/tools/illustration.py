@@ -16,7 +16,8 @@ from lunar_processing.classical.noise import Noise
 from lunar_processing.classical.stripes import Profiles, offsets
 from lunar_processing.modelpack import Card, Pack
 from lunar_processing.networks.cyclegan import MARGIN, SMOOTH_PX
-from lunar_processing.pipeline import BATCH_PIXELS, Step
+from lunar_processing.pipeline import Step
+from lunar_processing.tools.loaded import network_step
 from lunar_processing.tools.shadow import windows_of, without_stripes
 
 ILLUSTRATION = "illustration"  # what the card of such a model says of its output
@@ -57,7 +58,7 @@ def illustration_step(
         painted = answer(given(tiles)).float().clamp(0, 1).cpu().numpy()
         return np.concatenate([painted, np.full_like(painted, np.nan)], axis=1)
 
-    return Step(card.id, apply, 2, card.tile, card.halo, align=8, device=device, batch_px=BATCH_PIXELS[device])
+    return network_step(card, device, apply, bands=2, align=8)
 
 
 def illustrate(pack: Pack, pixels: np.ndarray, noise: Noise, device: str = "cpu") -> np.ndarray:

@@ -1,12 +1,15 @@
-"""Networks stay loaded: who does a thousand images with one model reads, checks and converts it once."""
+"""Networks on their devices: they stay loaded (who does a thousand images with one model reads, checks and converts it
+once), and take a step of the pipeline as is best there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lunar_processing.backends import predictor, torch_device
-from lunar_processing.modelpack import WEIGHTS, Pack
+from lunar_processing.modelpack import WEIGHTS, Card, Pack
+from lunar_processing.pipeline import BATCH_PIXELS, Apply, Step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +32,11 @@ def loaded(pack: Pack, device: str, ask: str = "forward") -> tuple[nn.Module, An
         _make_room(_answers)
         _answers[asked] = predictor(_networks[here], device, ask)
     return _networks[here], _answers[asked]
+
+
+def network_step(card: Card, device: str, apply: Apply, bands: int, **more: Any) -> Step:
+    """A step with the tile and halo of a model's card, in batches that suit the device."""
+    return Step(card.id, apply, bands, card.tile, card.halo, device=device, batch_px=BATCH_PIXELS[device], **more)
 
 
 def _stamp(pack: Pack) -> str:

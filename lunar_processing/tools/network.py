@@ -11,8 +11,8 @@ import numpy as np
 from lunar_processing.backends import torch_device
 from lunar_processing.errors import ModelError
 from lunar_processing.modelpack import Card, Pack
-from lunar_processing.pipeline import BATCH_PIXELS, Apply, Step
-from lunar_processing.tools.loaded import loaded
+from lunar_processing.pipeline import Apply, Step
+from lunar_processing.tools.loaded import loaded, network_step
 from lunar_processing.tools.shadow import camera_noise, dark_noise
 
 if TYPE_CHECKING:
@@ -149,18 +149,7 @@ def _step(
 ) -> Step:
     card = pack.card
     apply = _predict(pack, job, finish, error, ask)
-    return Step(
-        card.id,
-        apply,
-        bands,
-        card.tile,
-        card.halo,
-        card.stride,
-        align=card.stride,
-        fill=fill,
-        device=job.device,
-        batch_px=BATCH_PIXELS[job.device],
-    )
+    return network_step(card, job.device, apply, bands, stride=card.stride, align=card.stride, fill=fill)
 
 
 def _predict(

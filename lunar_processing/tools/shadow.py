@@ -15,8 +15,8 @@ from lunar_processing.classical.around import blur
 from lunar_processing.classical.noise import Noise
 from lunar_processing.classical.stripes import Profiles, offsets
 from lunar_processing.modelpack import Pack
-from lunar_processing.pipeline import BATCH_PIXELS, Step
-from lunar_processing.tools.loaded import loaded
+from lunar_processing.pipeline import Step
+from lunar_processing.tools.loaded import loaded, network_step
 
 if TYPE_CHECKING:
     from lunar_processing.raster.image import Image
@@ -81,7 +81,7 @@ def shadow_step(pack: Pack, noise: Noise, profiles: Profiles, level: float, devi
         output[:, 0] += np.float32(noise.black)
         return np.asarray(output)
 
-    return Step(card.id, apply, 2, card.tile, card.halo, align=8, device=device, batch_px=BATCH_PIXELS[device])
+    return network_step(card, device, apply, bands=2, align=8)
 
 
 def without_stripes(
