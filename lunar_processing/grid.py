@@ -121,8 +121,8 @@ class Grid:
     def tile_rows(self, tile: int, halo: int, align: int = 1) -> Iterator[list[Tile]]:
         """Rows of tiles from top to bottom whose cores cover every pixel once.
 
-        `tile` is the size that goes in, halo included; cores start at multiples of `align`. All tiles of an image
-        have one size: that of a smaller image, rounded up to `align`, where the image is smaller than a tile.
+        `tile` is the largest size that goes in, halo included; cores start at multiples of `align`. All tiles of an
+        image have one size: as few as can be, sharing the image evenly, so that little hangs over its edges.
         """
         core = (tile - 2 * halo) // align * align
         if halo < 0 or align < 1 or core < 1:
@@ -130,8 +130,7 @@ class Grid:
                 f"A tile of {tile} px with a halo of {halo} px and steps of {align} px leaves nothing to compute.",
                 "use a larger tile or a smaller halo.",
             )
-        wide = min(core, -(-self.width // align) * align)
-        high = min(core, -(-self.height // align) * align)
+        wide, high = (_shared(length, core, align) for length in (self.width, self.height))
         for row in range(0, self.height, high):
             yield [
                 Tile(
@@ -140,3 +139,9 @@ class Grid:
                 )
                 for col in range(0, self.width, wide)
             ]
+
+
+def _shared(length: int, most: int, align: int) -> int:
+    """Side of the cores that share a length: as few as may be, none above `most`, each a multiple of `align`."""
+    each = -(-length // -(-length // most))
+    return -(-each // align) * align

@@ -66,6 +66,13 @@ def test_every_pixel_exactly_once(width: int, height: int, tile: int, halo: int,
     assert len(outer_sizes) == 1, "a network wants tiles of one size"
 
 
+def test_tiles_share_an_image_evenly() -> None:
+    rows = list(Grid(None, PIXEL_SPACE, 5064, 8192).tile_rows(1152, 64, 8))
+    assert (len(rows), len(rows[0])) == (8, 5)
+    assert rows[0][0].outer[2:] == (1016 + 128, 1024 + 128)  # not five of 1024 px, of which the last is half empty
+    assert rows[-1][-1].core.right == 5064
+
+
 def test_a_tile_that_is_all_halo_is_refused() -> None:
     with pytest.raises(GridError, match=r"leaves nothing to compute.*larger tile"):
         list(Grid(None, PIXEL_SPACE, 10, 10).tile_rows(tile=64, halo=32))

@@ -86,9 +86,12 @@ def resolvable_px(noise: Noise, mean: np.ndarray, contrast: float = CRATER_CONTR
     return np.where(size <= LARGEST_PX, np.maximum(size, SMALLEST_PX), np.nan).astype(np.float32)
 
 
-def below_noise_floor(noise: Noise, mean: np.ndarray) -> np.ndarray:
-    """Where the local signal above black is smaller than the noise of a single pixel (bool; NaN means False)."""
-    return np.asarray(mean) - noise.black < sigma_at(noise, mean)
+def below_noise_floor(noise: Noise, mean: np.ndarray, sigma: np.ndarray | None = None) -> np.ndarray:
+    """Where the local signal above black is smaller than the noise of a single pixel (bool; NaN means False).
+
+    `sigma`: that noise, where the caller has it.
+    """
+    return np.asarray(mean) - noise.black < (sigma_at(noise, mean) if sigma is None else sigma)
 
 
 def saturation_level(patches: Patches) -> float | None:

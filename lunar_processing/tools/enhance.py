@@ -40,8 +40,8 @@ class _Look:
     sunlit: float | None
 
 
-# (pixels, local mean) → what is told of each pixel
-Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (pixels, local mean, noise there) → what is told of each pixel
+Judge = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _network(job: Job, look: _Look, pack: Pack) -> _Method:
     outside = None
     if pack.card.normalisation.kind == "range":  # by percentiles every image lies within the limits: they are its own
         low, high = limits(pack.card, job)
-        outside = lambda pixels, mean: (pixels < low) | (pixels > high)  # noqa: E731
+        outside = lambda pixels, mean, sigma: (pixels < low) | (pixels > high)  # noqa: E731
     return _Method(enhance_step(pack, job), _input_unit(job), facts, outside)
 
 
@@ -130,19 +130,19 @@ def _by_physics(job: Job, look: _Look, pack: Pack) -> _Method:
     step = shadow_step(pack, noise, _profiles(job, look), job.image.survey.percentile(50), job.device)
     table = card.measured.get("resolvable", {})
 
-    def clearness(mean: np.ndarray) -> np.ndarray:
-        return (mean - noise.black) / noises.sigma_at(noise, mean)
+    def clearness(mean: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        return (mean - noise.black) / sigma
 
-    def resolvable(_pixels: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        size = np.interp(clearness(mean), table["signal_to_noise"], table["diameter_px"], left=np.nan)
+    def resolvable(_pixels: np.ndarray, mean: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        size = np.interp(clearness(mean, sigma), table["signal_to_noise"], table["diameter_px"], left=np.nan)
         return np.asarray(size, np.float32)
 
     return _Method(
         step,
         _input_unit(job),
         {"id": card.id, "sha256": card.sha256},
-        outside=lambda _pixels, mean: clearness(mean) < card.normalisation.low,
-        lit=lambda _pixels, mean: clearness(mean) >= card.normalisation.high,
+        outside=lambda _pixels, mean, sigma: clearness(mean, sigma) < card.normalisation.low,
+        lit=lambda _pixels, mean, sigma: clearness(mean, sigma) >= card.normalisation.high,
         resolvable=resolvable if table else None,
     )
 
@@ -208,8 +208,9 @@ def _with_quality(method: _Method, look: _Look, pixel_size: float) -> Step:
 
     def quality(pixels: np.ndarray, valid: np.ndarray, _origin: tuple[int, int]) -> np.ndarray:
         mean = noises.local_mean(pixels, valid)
-        known = method.resolvable(pixels, mean) if method.resolvable else noises.resolvable_px(look.noise, mean)
-        return np.stack([noises.sigma_at(look.noise, mean), _flags(pixels, mean, look, method), known * pixel_size])
+        sigma = noises.sigma_at(look.noise, mean)
+        known = method.resolvable(pixels, mean, sigma) if method.resolvable else noises.resolvable_px(look.noise, mean)
+        return np.stack([sigma, _flags(pixels, mean, sigma, look, method), known * pixel_size])
 
     judge = each(quality)
 
@@ -221,17 +222,21 @@ def _with_quality(method: _Method, look: _Look, pixel_size: float) -> Step:
     return replace(step, apply=apply, bands=4)
 
 
-def _flags(pixels: np.ndarray, mean: np.ndarray, look: _Look, method: _Method) -> np.ndarray:
-    flags = np.where(noises.below_noise_floor(look.noise, mean), BELOW_NOISE, 0)
+def _flags(pixels: np.ndarray, mean: np.ndarray, sigma: np.ndarray, look: _Look, method: _Method) -> np.ndarray:
+    flags = _bit(noises.below_noise_floor(look.noise, mean, sigma), BELOW_NOISE)
     if look.saturation is not None:
-        flags |= np.where(pixels >= look.saturation, SATURATED, 0)
+        flags |= _bit(pixels >= look.saturation, SATURATED)
     if look.sunlit is not None:
-        flags |= np.where(mean >= look.sunlit, SUNLIT, 0)
+        flags |= _bit(mean >= look.sunlit, SUNLIT)
     if method.lit is not None:
-        flags |= np.where(method.lit(pixels, mean), SUNLIT, 0)
+        flags |= _bit(method.lit(pixels, mean, sigma), SUNLIT)
     if method.outside is not None:
-        flags |= np.where(method.outside(pixels, mean), OUTSIDE_RANGE, 0)
+        flags |= _bit(method.outside(pixels, mean, sigma), OUTSIDE_RANGE)
     return flags.astype(np.float32)
+
+
+def _bit(where: np.ndarray, bit: int) -> np.ndarray:
+    return where.view(np.uint8) * np.uint8(bit)
 
 
 class _Seen:

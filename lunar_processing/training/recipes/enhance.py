@@ -229,7 +229,7 @@ RECIPE = Recipe(
     name="enhance",
     title="Permanent shadow, by the physics of the camera",
     card=Card("", "enhance", "shadow", description=ABOUT, settings={"widths": [32, 48, 64], "deep": 2},
-              normalisation=Normalisation("noise", 0.5, 100.0), pixel_size_m=(0.5, 2.0), tile=1024, halo=64, stride=1),
+              normalisation=Normalisation("noise", 0.5, 100.0), pixel_size_m=(0.5, 2.0), tile=1152, halo=64, stride=1),
     task=task,
     policy="moves",
     scenes="nac",
