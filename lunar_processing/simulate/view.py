@@ -58,69 +58,97 @@ def perspective(
     Along each compass direction the ground is walked once, away from the camera. What it sees there are the places
     that stand higher in its view than all before: where their running maximum passes the height of a pixel.
     """
-    batch = ground.shape[0]
-    rows, cols = size
-    device = ground.device
-    tall = per_scene(camera_height, batch, "camera height", "m", 0, above=True).to(device)
-    down = torch.deg2rad(per_scene(pitch, batch, "pitch", "°", low=-80, high=45)).to(device)[:, None, None]
-    turn = torch.deg2rad(per_scene(heading, batch, "heading", "°")).to(device)
-    wide = torch.deg2rad(per_scene(fov, batch, "field of view", "°", low=1, high=120)).to(device)
     if min(size) < 2 or not all(0 <= share <= 1 for share in at):
         raise ParameterError(f"A view of {size} px from {at} is not possible.", "give 2 px or more, and shares of 0…1.")
-
-    # Directions of pixels: ahead, right, up of the camera's own level frame.
-    right = ((torch.arange(cols, device=device) + 0.5) * 2 / cols - 1) * torch.tan(wide / 2)[:, None]
-    above = (1 - (torch.arange(rows, device=device) + 0.5) * 2 / rows)[None] * (
-        rows / cols * torch.tan(wide / 2)[:, None]
-    )
-    ahead = torch.cos(down) - above[:, :, None] * torch.sin(down)
-    up = torch.sin(down) + above[:, :, None] * torch.cos(down)
-    bearing = torch.atan2(right[:, None, :].expand_as(ahead + right[:, None, :]), ahead)
-    rise = up / torch.hypot(ahead, right[:, None, :])  # tangent of elevation
-
-    # The walk: `lanes` compass directions, distances that grow with themselves.
-    lanes = 2 * cols
-    first, last = bearing.amin(dim=(1, 2)), bearing.amax(dim=(1, 2))
-    lane_bearing = first[:, None] + (last - first)[:, None] * torch.linspace(0, 1, lanes, device=device)
-    far = math.hypot(*ground.shape[1:]) * ground.pixel_size
-    near = 0.3 * tall
-    distance = near[:, None] * (far / near)[:, None] ** torch.linspace(0, 1, steps, device=device)
+    batch, device = ground.shape[0], ground.device
+    tall = per_scene(camera_height, batch, "camera height", "m", 0, above=True).to(device)
+    down = torch.deg2rad(per_scene(pitch, batch, "pitch", "°", low=-80, high=45)).to(device)
+    turn = torch.deg2rad(per_scene(heading, batch, "heading", "°")).to(device)
+    wide = torch.deg2rad(per_scene(fov, batch, "field of view", "°", low=1, high=120)).to(device)
     start = torch.tensor([at[0] * ground.shape[2], at[1] * ground.shape[1]], device=device)
-    foot = _sample(ground.height[:, None], start.expand(batch, 1, 1, 2))[:, 0, 0, 0]
-    course = lane_bearing + turn[:, None]
-    place = _walk(start, course[:, :, None], distance[:, None, :], ground)
-    heights = _sample(ground.height[:, None], place)[:, 0]
-    inside = _inside(place, ground)
-    rises = (heights - (foot + tall)[:, None, None]) / distance[:, None, :]
-    skyline = torch.cummax(torch.where(inside, rises, torch.full_like(rises, -1e3)), dim=2).values
 
-    # The first step at which the skyline of its lane reaches each pixel.
-    lane = ((bearing - first[:, None, None]) / (last - first)[:, None, None] * (lanes - 1)).round().long()
-    lane = (lane.clamp(0, lanes - 1) + torch.arange(batch, device=device)[:, None, None] * lanes).flatten()
-    lines = skyline.reshape(-1, steps)
-    offset = torch.arange(len(lines), device=device, dtype=torch.float64) * 1e4
-    rising = (lines.double().clamp(-2e3, 2e3) + offset[:, None]).flatten()
-    sought = rise.flatten().double().clamp(-1e3, 1e3) + offset[lane]
-    found = torch.searchsorted(rising, sought) - lane * steps
-    hit = (found < steps).view(batch, rows, cols)
-    step = found.clamp(1, steps - 1)
-    before, after = lines.flatten()[lane * steps + step - 1], lines.flatten()[lane * steps + step]
-    share = ((rise.flatten() - before) / (after - before).clamp(min=1e-6)).clamp(0, 1)
-    own = torch.arange(batch, device=device)[:, None, None].expand(batch, rows, cols).flatten()
-    metres = torch.lerp(distance[own, step - 1], distance[own, step], share).view(batch, rows, cols)
-    where = _walk(start, bearing + turn[:, None, None], metres, ground)
-
+    rays = _rays(down, wide, size)
+    walk = _look_along(ground, start, tall, turn, rays, 2 * size[1], steps)
+    metres, hit = _first_met(walk, rays)
+    course = rays.bearing + turn[:, None, None]
+    where = _walk(start, course, metres, ground)
     east, south = slopes(ground)
     layers = torch.stack([east, south, ground.albedo, seen_sun], dim=1)
     east, south, albedo, sun_share = _sample(layers, where).unbind(dim=1)
-    eye = _back_to_camera(bearing + turn[:, None, None], rise)
+    eye = _back_to_camera(course, rays.rise)
     radiance = shade(east, south, albedo, eye, towards_sun(ground, sun_azimuth, incidence), law_of(photometry))
-    nowhere = torch.full((), math.nan, device=device)
     return View(
         radiance * sun_share * hit,
-        torch.where(hit[..., None], where, nowhere),
+        torch.where(hit[..., None], where, torch.full((), math.nan, device=device)),
         torch.where(hit, metres, torch.full((), math.inf, device=device)),
     )
+
+
+class _Rays(NamedTuple):
+    """Where pixels look, (B, H, W): radians clockwise from where the camera heads, and the tangent of the elevation."""
+
+    bearing: Tensor
+    rise: Tensor
+
+
+def _rays(down: Tensor, wide: Tensor, size: tuple[int, int]) -> _Rays:
+    rows, cols = size
+    half = torch.tan(wide / 2)[:, None]
+    right = ((torch.arange(cols, device=wide.device) + 0.5) * 2 / cols - 1) * half
+    above = (1 - (torch.arange(rows, device=wide.device) + 0.5) * 2 / rows)[None] * (rows / cols * half)
+    tilt = down[:, None, None]
+    ahead = torch.cos(tilt) - above[:, :, None] * torch.sin(tilt)
+    up = torch.sin(tilt) + above[:, :, None] * torch.cos(tilt)
+    bearing = torch.atan2(right[:, None, :].expand_as(ahead + right[:, None, :]), ahead)
+    return _Rays(bearing, up / torch.hypot(ahead, right[:, None, :]))
+
+
+class _Lanes(NamedTuple):
+    """The ground along compass directions `first`…`last` (B,), at distances (B, steps) in m that grow with themselves.
+
+    skyline: (B, lanes, steps), tangent of the highest elevation met so far.
+    """
+
+    first: Tensor
+    last: Tensor
+    distance: Tensor
+    skyline: Tensor
+
+
+def _look_along(
+    ground: Ground, start: Tensor, tall: Tensor, turn: Tensor, rays: _Rays, lanes: int, steps: int
+) -> _Lanes:
+    batch, device = len(tall), tall.device
+    first, last = rays.bearing.amin(dim=(1, 2)), rays.bearing.amax(dim=(1, 2))
+    bearing = first[:, None] + (last - first)[:, None] * torch.linspace(0, 1, lanes, device=device)
+    far, near = math.hypot(*ground.shape[1:]) * ground.pixel_size, 0.3 * tall
+    distance = near[:, None] * (far / near)[:, None] ** torch.linspace(0, 1, steps, device=device)
+    foot = _sample(ground.height[:, None], start.expand(batch, 1, 1, 2))[:, 0, 0, 0]
+    place = _walk(start, (bearing + turn[:, None])[:, :, None], distance[:, None, :], ground)
+    heights = _sample(ground.height[:, None], place)[:, 0]
+    rises = (heights - (foot + tall)[:, None, None]) / distance[:, None, :]
+    rises = torch.where(_inside(place, ground), rises, torch.full_like(rises, -1e3))
+    return _Lanes(first, last, distance, torch.cummax(rises, dim=2).values)
+
+
+def _first_met(lanes: _Lanes, rays: _Rays) -> tuple[Tensor, Tensor]:
+    """Where the skyline of its lane first reaches each pixel, (B, H, W) in m, and whether it does."""
+    batch, count, steps = lanes.skyline.shape
+    size, device = rays.rise.shape, rays.rise.device
+    first, last = lanes.first[:, None, None], lanes.last[:, None, None]
+    lane = ((rays.bearing - first) / (last - first) * (count - 1)).round().long().clamp(0, count - 1)
+    lane = (lane + torch.arange(batch, device=device)[:, None, None] * count).flatten()
+    # One search for all: each lane's heights lie above those of the lane before.
+    lines, rise = lanes.skyline.reshape(-1, steps), rays.rise.flatten()
+    offset = torch.arange(len(lines), device=device, dtype=torch.float64) * 1e4
+    rising = (lines.double().clamp(-2e3, 2e3) + offset[:, None]).flatten()
+    found = torch.searchsorted(rising, rise.double().clamp(-1e3, 1e3) + offset[lane]) - lane * steps
+    step = found.clamp(1, steps - 1)
+    before, after = lines.flatten()[lane * steps + step - 1], lines.flatten()[lane * steps + step]
+    share = ((rise - before) / (after - before).clamp(min=1e-6)).clamp(0, 1)
+    own = torch.arange(batch, device=device)[:, None, None].expand(size).flatten()
+    metres = torch.lerp(lanes.distance[own, step - 1], lanes.distance[own, step], share)
+    return metres.view(size), (found < steps).view(size)
 
 
 def _walk(start: Tensor, course: Tensor, metres: Tensor, ground: Ground) -> Tensor:
