@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lunar_processing.errors import ModelError
-from lunar_processing.networks.encoders import ENCODERS, EncoderUNet, PublishedUNet
+from lunar_processing.networks.encoders import ENCODERS, EncoderUNet, PublishedUNet, settled
 
 # Parameters of torchvision's classifiers without their heads, and a few of their names and shapes
 TORCHVISION = {
@@ -94,3 +94,19 @@ def test_the_published_network_has_a_tenth_of_a_million_parameters_and_ends_in_s
     network = PublishedUNet(softmax=True).eval()
     assert 0.08e6 < sum(p.numel() for p in network.parameters()) < 0.15e6
     torch.testing.assert_close(network(torch.rand(1, 1, 32, 32)).sum(dim=1), torch.ones(1, 32, 32))
+
+
+def test_classes_that_are_alike_are_decided_together_with_their_surroundings():
+    p = torch.full((1, 4, 9, 9), 0.02)
+    p[:, 0] = 0.94  # ground
+    p[0, :, 2:7, 2:7] = torch.tensor([0.36, 0.34, 0.28, 0.02])[:, None, None]  # a rim: likelier a rock than ground
+    p[0, :, 3:6, 3:6] = torch.tensor([0.04, 0.02, 0.92, 0.02])[:, None, None]  # of a large rock
+    assert p.argmax(dim=1)[0, 2, 2] == 0  # each for itself, no kind of rock is likelier than ground
+    said = settled(p.log(), (1, 2), 5)
+    kinds = said.argmax(dim=1)[0]
+    assert (kinds[2:7, 2:7] == 2).all()
+    assert (kinds == 2).sum() == 25
+    torch.testing.assert_close(said.softmax(dim=1)[:, 1:3].sum(dim=1), p[:, 1:3].sum(dim=1), atol=1e-4, rtol=0)
+    network = EncoderUNet("mobilenetv3", alike=(1, 2)).eval()
+    x = torch.rand(1, 1, 40, 50)
+    assert torch.equal(network(x), settled(network.logits(x), (1, 2), 31))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import formats
@@ -16,7 +17,7 @@ from running import lunar, read_layer
 from safetensors.torch import save_file
 
 from lunar_processing.errors import DataError
-from lunar_processing.evaluate.segmentation import confusion, mean_share, shares, together
+from lunar_processing.evaluate.segmentation import confusion, mean_share, pooled, shares, together
 from lunar_processing.modelpack import Card, Normalisation, read_pack, save_pack
 from lunar_processing.networks import FAMILIES
 from lunar_processing.networks.encoders import ENCODERS
@@ -74,7 +75,12 @@ def test_a_black_sky_is_not_valid_for_a_tool_and_is_learnt_all_the_same(lander):
     assert one.valid[SKY_ROWS:].all()
     assert (one.mask[:SKY_ROWS] == surface.SKY).all()
     assert (one.image[:SKY_ROWS] < 0.01).all()
-    assert (surface.as_the_tool_shows(one).image[:SKY_ROWS] == 0.5).all()
+    shown = surface.as_the_tool_shows(one, unseen=0.2, halo=3)
+    assert (shown.image[: SKY_ROWS + 3] == np.float32(0.2)).all()
+    assert (shown.image[:, :3] == np.float32(0.2)).all()
+    assert np.array_equal(shown.image[SKY_ROWS + 3 : -3, 3:-3], one.image[SKY_ROWS:])
+    assert np.array_equal(shown.mask[3:-3, 3:-3], one.mask)
+    assert (shown.mask == UNKNOWN).sum() == shown.mask.size - one.mask.size
 
 
 def test_a_mask_with_an_unknown_class_is_refused_by_its_value(lander, tmp_path):
@@ -144,10 +150,28 @@ def test_a_hidden_sky_may_end_above_the_ground_and_what_is_left_of_it_is_nearly_
     batch = surface.hidden_sky({"image": pixels, "valid": valid}, torch.Generator().manual_seed(1))
     assert torch.equal(batch["image"][valid], pixels[valid])
     sky = batch["image"][:, 0, :SKY_ROWS]
-    hidden = (sky == 0.5).all(dim=2)
+    hidden = (sky == surface.UNSEEN).all(dim=2)
     assert set(range(SKY_ROWS + 1)) & set(hidden.sum(dim=1).tolist()) > {0, SKY_ROWS}
     assert all(bool(rows[:n].all()) for rows, n in zip(hidden, hidden.sum(dim=1).tolist()))  # from above
     assert sky[~hidden].max() <= surface.NEARLY_BLACK
+
+
+def test_beyond_the_edge_of_an_image_nothing_is_seen_and_nothing_is_asked():
+    image, mask = landscape(0)
+    count = 40
+    batch = {
+        "image": torch.from_numpy(image / 255).float().repeat(count, 1, 1, 1) + 0.1,
+        "valid": torch.ones(count, 1, *image.shape, dtype=torch.bool),
+        "mask": torch.from_numpy(mask).long().repeat(count, 1, 1),
+    }
+    edged = surface.edged(batch, torch.Generator().manual_seed(1))
+    beyond = edged["mask"] == UNKNOWN
+    assert torch.equal(beyond, ~edged["valid"][:, 0])
+    assert (edged["image"][:, 0][beyond] == surface.UNSEEN).all()
+    assert torch.equal(edged["image"][:, 0][~beyond], batch["image"][:, 0][~beyond])
+    assert not beyond[:, 32, 40].any()  # the middle is always there
+    for row, col in ((32, 0), (32, -1), (0, 40), (-1, 40)):  # each side, in some of the windows
+        assert 0 < beyond[:, row, col].sum() < count
 
 
 # ---- what is learnt ----------------------------------------------------------------------------------------------
@@ -231,6 +255,7 @@ def test_intersection_over_union_by_hand():
     assert shares(counts).tolist() == pytest.approx([2 / 4, 1 / 3, 1 / 2, 1 / 2])
     assert mean_share(counts) == pytest.approx((2 / 4 + 1 / 3 + 1 / 2 + 1 / 2) / 4)
     assert together(counts, (1, 2)) == pytest.approx(3 / 4)  # a small rock that is called large is a rock
+    assert pooled(counts) == pytest.approx(5 / (8 + 8 - 5))
     nothing = confusion(np.zeros(5, int), np.zeros(5, int), 4)
     assert mean_share(nothing) == 1.0
     assert np.isnan(together(nothing, (1, 2)))
@@ -299,6 +324,26 @@ def test_a_rock_has_the_class_that_most_of_it_has_and_sky_is_no_rock(sky, tmp_pa
         assert mask.descriptions[0] == "class: 0 ground, 1 small rock, 2 large rock, 3 sky"
     assert (there[25, 25], there[52, 70], there[70, 70], there[40, 5]) == (1, 1, 2, 0)
     assert (there[:10] == (surface.SKY if sky else 0)).all()
+
+
+def test_a_card_may_say_what_a_network_is_shown_where_nothing_was_seen(tmp_path):
+    pixels = np.full((40, 60), 0.6, np.float32)
+    pixels[:10] = np.nan
+    image = formats.geotiff(tmp_path / "view.tif", pixels, crs=None, transform=None)
+    pack = read_pack(by_brightness(tmp_path / "bright"))
+    with torch.no_grad():
+        network = pack.network()
+        network[0].weight.copy_(network[0].weight.sum(dim=(2, 3), keepdim=True).expand_as(network[0].weight) / 9)
+    classes = []
+    for unseen in ({}, {"unseen": 0.0}, {"unseen": 0.9}):
+        save_pack(pack.folder, replace(pack.card, reading=unseen), network)
+        ran = lunar("rocks", image, tmp_path / "r.gpkg", "--model", pack.folder, "--mask", tmp_path / "m.tif",
+                    "--overwrite")  # fmt: skip
+        assert ran.code == 0, ran.err
+        with rasterio.open(tmp_path / "m.tif") as mask:
+            classes.append(mask.read(1)[10:12, 30].tolist())
+    # Beside what nobody saw a pixel of three is as bright as that: 0.57, 0.4 and 0.7 on the whole.
+    assert classes == [[0, 1], [0, 1], [1, 1]]
 
 
 # ---- the shipped model -------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 counts = sum(confusion(true, said, 4) for true, said in pairs)
 shares(counts)                     # per class
 together(counts, (1, 2))           # of two classes taken as one
+pooled(counts)                     # of all classes in one count, as some published numbers are
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ def mean_share(counts: np.ndarray) -> float:
 def together(counts: np.ndarray, classes: Sequence[int]) -> float:
     """Intersection over union of several classes taken as one: which of them is said does not matter."""
     return _share(counts, classes)
+
+
+def pooled(counts: np.ndarray) -> float:
+    """Right pixels of all classes over the sum of the classes' unions: frequent classes decide."""
+    right = float(np.trace(counts))
+    return right / (2 * float(counts.sum()) - right)
 
 
 def _share(counts: np.ndarray, classes: Sequence[int]) -> float:

@@ -27,15 +27,23 @@ class EncoderUNet(nn.Module):
     `normalise` brings grey levels to what ImageNet's weights expect. The way up is as wide as the way down and begins
     with the image itself; with `up`, widths from fine to coarse, it is that of the published programs: maps are
     enlarged by repetition, and the finest level sees nothing of the way down.
+
+    Used, not trained, a network with outputs that are `alike` gives log-probabilities, see `settled`.
     """
 
     def __init__(
-        self, encoder: str = "resnet18", outputs: int = 4, normalise: bool = True, up: Sequence[int] = ()
+        self,
+        encoder: str = "resnet18",
+        outputs: int = 4,
+        normalise: bool = True,
+        up: Sequence[int] = (),
+        alike: Sequence[int] = (),
+        around: int = 31,
     ) -> None:
         super().__init__()
         if encoder not in ENCODERS:
             raise ModelError(f"There is no encoder {encoder!r}.", f"choose {', '.join(ENCODERS)}.")
-        self.normalise = normalise
+        self.normalise, self.alike, self.around = normalise, tuple(alike), around
         self.encoder, widths = ENCODERS[encoder]()
         self.skips = (0, *widths[1:-1]) if up else widths[:-1]
         ways = [*(up or [max(8, width) for width in widths[:-1]]), widths[-1]]
@@ -51,6 +59,11 @@ class EncoderUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Sizes that the coarsest level does not divide are filled up by their own edge, and cut again."""
+        y = self.logits(x)
+        return settled(y, self.alike, self.around) if self.alike and not self.training else y
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the classes are decided by, each pixel for itself."""
         height, width = x.shape[-2:]
         x = functional.pad(x, (0, -width % self.step, 0, -height % self.step), mode="replicate")
         seen = self.encoder(self._as_colour(x))
@@ -81,6 +94,20 @@ class EncoderUNet(nn.Module):
                 "give torchvision's weights of the same classifier, as a state dict.",
             )
         self.encoder.load_state_dict({name: weights.get(name, wanted[name]) for name in wanted})
+
+
+def settled(logits: Tensor, alike: Sequence[int], around: int) -> Tensor:
+    """Log-probabilities in which classes that are `alike` are decided together: whether a pixel is any of them by their
+    sum, and which by the pixels of a square `around` it (odd), the more the surer these are any of them.
+
+    So an unsure rim is not called the one kind, because it is as unsure as that, around the other.
+    """
+    p = logits.softmax(dim=1)
+    some = torch.zeros(p.shape[1], 1, 1, dtype=torch.bool, device=p.device)
+    some[list(alike)] = True
+    any_of_them = (p * some).sum(dim=1, keepdim=True)
+    votes = functional.avg_pool2d(p * some * any_of_them, around, 1, around // 2)
+    return torch.where(some, any_of_them * (votes == votes.amax(dim=1, keepdim=True)), p).clamp_min(1e-6).log()
 
 
 class PublishedUNet(nn.Module):

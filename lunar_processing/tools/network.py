@@ -165,6 +165,9 @@ def _predict(
     network, answer = loaded(pack, job.device, ask)
     knows_gaps = getattr(network, "sees_validity", False)
     low, high = limits(pack.card, job)
+    # Where nothing was seen the network gets the middle of its range, the least remarkable value there is, unless its
+    # card asks for another.
+    unseen = float(pack.card.reading.get("unseen", 0.5))
 
     @torch.inference_mode()
     def apply(pixels: np.ndarray, valid: np.ndarray, _origins: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -173,8 +176,7 @@ def _predict(
         else:
             x = (torch.from_numpy(pixels.astype(np.float32)).to(device)[:, None] - low) / (high - low)
         seen = torch.from_numpy(valid).to(device)[:, None]
-        # Where nothing was seen the network gets the middle of its range, the least remarkable value there is.
-        x = torch.where(seen, x, 0.5).contiguous(memory_format=torch.channels_last)
+        x = torch.where(seen, x, unseen).contiguous(memory_format=torch.channels_last)
         output = answer(x, seen) if knows_gaps and not valid.all() else answer(x)
         output = (output - x) ** 2 if error else output
         values: np.ndarray = finish(output, seen).float().cpu().numpy()

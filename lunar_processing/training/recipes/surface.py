@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lunar_processing.modelpack import Card
+from lunar_processing.networks.encoders import EncoderUNet, settled
 from lunar_processing.simulate import scenes
 from lunar_processing.training import losses
-from lunar_processing.training.data import MIDDLE, UNKNOWN, Batch, Picture, Sampler, crops, dice, mix, percentiles
+from lunar_processing.training.data import UNKNOWN, Batch, Picture, Sampler, crops, dice, mix, percentiles
 from lunar_processing.training.loop import Networks, State, Task
 from lunar_processing.training.recipes.recipe import Lesson, Recipe
 
@@ -178,16 +179,20 @@ def _published(name: str, plan: Published, repaired: bool) -> Recipe:
 
 WEIGHTS = (1.0, 3.0, 3.0, 1.0)  # rocks are a few pixels in a hundred
 SIMULATED, WEAK, CLOSE = 1, 1, 1  # of eight windows; the rest are of whole renders
-# Shares of windows in which black sky is MIDDLE, as the tool shows what is not valid: all of it, or down to some row.
-# Below, as in images that were compressed, it is nearly black, and valid.
+UNSEEN = 0.0  # what the network is shown where nothing was seen: the sky is there, and a tool takes black for no data
+HALO = 128  # px around an image in which nothing was seen
+# Shares of windows in which black sky is UNSEEN: all of it, or down to some row. Below, as in images that were
+# compressed, it is nearly black, and valid.
 HIDDEN_SKY, PARTLY_HIDDEN = 0.4, 0.4
 NEARLY_BLACK = 0.08  # of the range, at the most
 OWN_RANGE = 0.5  # share of windows that are stretched by themselves, as an image without sky would be
+EDGES, EDGE = 0.25, 0.25  # share of windows beyond each side of which an image ends, and how far inside at the most
 LOWERED = 24  # px of sky, at the most, that are left above the lowest horizon in views that look down
 # Costs a fifth of a step, and sees edges and spots as it does in any picture.
 FIXED = tuple(f"encoder.{name}." for name in ("_conv_stem", "_bn0", "_blocks.0", "_blocks.1"))
 SLOWER = 0.2  # the rate of what has learnt from ImageNet already, as a share
 POOL, AGAIN = 8, 16  # simulated batches that are made together, and how often each is seen, varied anew each time
+AROUND = 31  # px of a square in which rocks are small or large together
 PREFERENCES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # of rocks, as logits
 BALANCED_ON = 18  # pictures
 VISIBLE_PX = 12  # a simulated rock of fewer pixels is neither asked for nor forbidden
@@ -227,16 +232,19 @@ def balance(lesson: Lesson, net: nn.Module) -> Mapping[str, Any]:
     A short training sees rare things too seldom, and small rocks hardly ever. Chosen on what is validated on, but for
     real images where there are others. Puts it into the network's last biases.
     """
+    assert isinstance(net, EncoderUNet)
     judges = [p for p in lesson.validation if p.product != REAL] or list(lesson.validation)
     device = next(net.parameters()).device
     seen = []
     for one in judges[:: -(-len(judges) // BALANCED_ON)]:
-        shown = torch.from_numpy(as_the_tool_shows(one).image).to(device)[None, None]
-        seen.append((torch.from_numpy(one.mask).long().flatten(), net(shown)[0].flatten(1).cpu()))
+        shown = as_the_tool_shows(one)
+        logits = net.logits(torch.from_numpy(shown.image).to(device)[None, None]).cpu()
+        seen.append((torch.from_numpy(shown.mask).long(), logits))
     scores = {}
     for small, large in product(PREFERENCES, PREFERENCES):
-        more = torch.tensor([0.0, small, large, 0.0])[:, None]
-        counts = sum(confusion(true, (logits + more).argmax(dim=0)) for true, logits in seen)
+        more = torch.tensor([0.0, small, large, 0.0])[:, None, None]
+        said = ((true, settled(logits + more, ROCKS, AROUND).argmax(dim=1)[0]) for true, logits in seen)
+        counts = sum(confusion(true, classes) for true, classes in said)
         scores[small, large] = overlap(torch.as_tensor(counts))["iou"]
     best = max(scores, key=lambda pair: scores[pair])
     net.get_parameter("head.bias").add_(torch.tensor([0.0, *best, 0.0], device=device))
@@ -260,9 +268,14 @@ def _any_rock(logits: Tensor) -> Tensor:
     return torch.stack([logits[:, none].logsumexp(dim=1), logits[:, list(ROCKS)].logsumexp(dim=1)], dim=1)
 
 
-def as_the_tool_shows(picture: Picture) -> Picture:
-    """What counts as without data, as a black sky does, is MIDDLE."""
-    return replace(picture, image=np.where(picture.valid, picture.image, MIDDLE).astype(np.float32))
+def as_the_tool_shows(picture: Picture, unseen: float = UNSEEN, halo: int = HALO) -> Picture:
+    """What counts as without data, as a black sky does, is `unseen`, and so is a halo around the image."""
+    return replace(
+        picture,
+        image=np.pad(np.where(picture.valid, picture.image, unseen), halo, constant_values=unseen).astype(np.float32),
+        valid=np.pad(picture.valid, halo),
+        mask=None if picture.mask is None else np.pad(picture.mask, halo, constant_values=UNKNOWN),
+    )
 
 
 def sampler(pictures: Sequence[Picture], size: int, batch: int, seed: int, device: str = "cpu") -> Sampler:
@@ -272,7 +285,7 @@ def sampler(pictures: Sequence[Picture], size: int, batch: int, seed: int, devic
     shares[WHOLE] = max(1, batch - sum(shares.values()))
     aimed = {WHOLE: 0.0, CLOSE_UP: 0.0, WEAKLY: 0.5}  # in the others nearly every window holds rocks
     kinds = {kind: [p for p in pictures if _kind(p) == kind] for kind in aimed}
-    kinds[WHOLE] = kinds[WHOLE] + [lowered(p, number % LOWERED) for number, p in enumerate(kinds[WHOLE])]
+    kinds[WHOLE] = kinds[WHOLE] + [lowered(p, number % LOWERED) for number, p in enumerate(kinds[WHOLE][::2])]
     drawn = [
         crops(some, size, shares[kind], mix(seed, number), aimed[kind])
         for number, (kind, some) in enumerate(kinds.items())
@@ -289,7 +302,8 @@ def sampler(pictures: Sequence[Picture], size: int, batch: int, seed: int, devic
         chosen = order[turn % POOL * shares["simulated"] :][: shares["simulated"]]
         parts = [one(step) for one in drawn] + [{name: values[chosen] for name, values in pool(number).items()}]
         together = {name: torch.cat([part[name] for part in parts]) for name in parts[-1]}
-        return hidden_sky(stretched(together, dice(mix(seed, 4), step)), dice(mix(seed, 5), step))
+        shown = hidden_sky(stretched(together, dice(mix(seed, 4), step)), dice(mix(seed, 5), step))
+        return edged(shown, dice(mix(seed, 6), step))
 
     return draw
 
@@ -336,7 +350,7 @@ def stretched(batch: Batch, generator: torch.Generator, often: float = OWN_RANGE
 
 
 def hidden_sky(batch: Batch, generator: torch.Generator) -> Batch:
-    """In some of the windows what is not valid is MIDDLE, in some that which lies above a random row; what is left of
+    """In some of the windows what is not valid is UNSEEN, in some that which lies above a random row; what is left of
     it is nearly black.
     """
     image, dark = batch["image"], ~batch["valid"]
@@ -347,7 +361,23 @@ def hidden_sky(batch: Batch, generator: torch.Generator) -> Batch:
     reach = (dark * (rows + 1)).amax(dim=(-2, -1), keepdim=True)
     grain = torch.rand(image.shape, generator=generator).to(image.device)
     image = torch.where(dark, image + NEARLY_BLACK * level * grain, image)
-    return {**batch, "image": image.masked_fill(dark & (rows < above * reach), MIDDLE)}
+    return {**batch, "image": image.masked_fill(dark & (rows < above * reach), UNSEEN)}
+
+
+def edged(batch: Batch, generator: torch.Generator) -> Batch:
+    """In some of the windows the image ends: beyond, nothing is seen and nothing is asked."""
+    height, width = batch["image"].shape[-2:]
+    there, inside = torch.rand(2, len(batch["image"]), 4, 1, 1, generator=generator).to(batch["image"].device)
+    left, right, top, bottom = ((there < EDGES) * EDGE * inside).unbind(dim=1)
+    rows = torch.arange(height, device=there.device)[:, None] / height
+    cols = torch.arange(width, device=there.device) / width
+    beyond = (cols < left) | (cols >= 1 - right) | (rows < top) | (rows >= 1 - bottom)
+    return {
+        **batch,
+        "image": batch["image"].masked_fill(beyond[:, None], UNSEEN),
+        "valid": batch["valid"] & ~beyond[:, None],
+        "mask": batch["mask"].masked_fill(beyond, UNKNOWN),
+    }
 
 
 ABOUT = (
@@ -358,8 +388,9 @@ ABOUT = (
 SURFACE = Recipe(
     name="rocks-surface",
     title=TITLE,
-    card=Card("", "rocks", "unet-encoder", settings={"encoder": "efficientnet-lite0-13", "outputs": len(CLASSES)},
-              classes=CLASSES, tile=1024, halo=128, description=ABOUT),
+    card=Card("", "rocks", "unet-encoder", settings={
+        "encoder": "efficientnet-lite0-13", "outputs": len(CLASSES), "alike": ROCKS, "around": AROUND},
+              classes=CLASSES, tile=1024, halo=HALO, reading={"unseen": UNSEEN}, description=ABOUT),
     task=task,
     policy="ground",
     scenes="lander",
