@@ -46,6 +46,16 @@ def test_stripes_are_found_beside_ground_in_the_sun(ground):
     assert (down - found.rows)[dark].std() < 0.4 * down[dark].std()
 
 
+@pytest.mark.parametrize("unit", [1e-5, 1.0, 1e4])
+@pytest.mark.parametrize("rows", [0.05, 1.0, 300.0])
+def test_offsets_are_in_the_unit_of_the_image(ground, unit, rows):
+    pixels, valid, _, _ = recorded(ground, 6, rows=rows, columns=0.5)
+    camera = noise.Noise(a=CAMERA.a * unit**2, b=0.0, black=0.0, least=CAMERA.least * unit**2)
+    found, there = offsets(pixels * np.float32(unit), valid, camera), offsets(pixels, valid, CAMERA)
+    np.testing.assert_allclose(found.rows / unit, there.rows, atol=0.01 * max(there.rows.std(), 1.0))
+    np.testing.assert_allclose(found.columns / unit, there.columns, atol=0.01)
+
+
 def test_no_brightness_is_lost_with_the_stripes(ground):
     pixels, valid, _, _ = recorded(ground, 2, rows=1.0, columns=1.0)
     profiles = offsets(pixels, valid, CAMERA)

@@ -25,6 +25,7 @@ BLOCK = 16  # px: calm and rough ground are told apart in squares of this side
 HALF = 128  # px: odd and even strips so wide share no terrain
 FEWEST = 16  # differences between lines
 SURE = 2.0  # nats by which offsets must explain the differences better than none do
+FARTHEST = 16.0  # from 1, of the logarithm of a factor of variance
 HIDDEN = 1e6  # times the usual variance, where a line has next to no valid pixel
 
 
@@ -173,7 +174,9 @@ def _expected(halves: np.ndarray) -> np.ndarray:
         return _spread(left + stripes * usual, walk * every.relief)
 
     stripes, along = _fitted(spread, every.step, (10, max(walk, 1e-3)))
-    none = optimize.minimize_scalar(lambda log: _unlikely(spread(0, np.exp(log)), every.step), (-5, 0)).fun
+    none = optimize.minimize_scalar(
+        lambda log: _unlikely(spread(0, np.exp(log)), every.step), bounds=(-FARTHEST, FARTHEST), method="bounded"
+    ).fun
     if none - _unlikely(spread(stripes, along), every.step) < SURE:
         return np.zeros(lines)
     pull = linalg.solveh_banded(spread(stripes, along), every.step)
@@ -228,10 +231,10 @@ def _fitted(
     """The two factors under which the differences are most likely."""
     start = np.log(begin)
     found = optimize.minimize(
-        lambda logs: _unlikely(spread(*np.exp(np.clip(logs, -16, 16))), step),
+        lambda logs: _unlikely(spread(*np.exp(np.clip(logs, -FARTHEST, FARTHEST))), step),
         start,
         method="Nelder-Mead",
         options={"xatol": 0.02, "fatol": 0.02, "maxiter": 200, "initial_simplex": start + [[0, 0], [-3, 0], [0, -2]]},
     )
-    first, second = np.exp(np.clip(found.x, -16, 16))
+    first, second = np.exp(np.clip(found.x, -FARTHEST, FARTHEST))
     return float(first), float(second)
