@@ -2,7 +2,7 @@
 
 overhead    a small network end to end, file to file, over the bare network on the same tiles in memory
 identity    reading and rewriting an image over `gdal_translate` with the same creation options
-memory      peak for a long strip over the peak for a quarter of it
+memory      peak for a long strip over the peak for a quarter of it, each the middle of three
 anomalies   a long strip with anomaly-multiscale, file to file, against vae-2024 in a plain loop over its patches
 """
 
@@ -79,18 +79,23 @@ def identity(folder: Path) -> dict:
 
 
 def memory(folder: Path) -> dict:
-    """Peak memory of a process that takes a strip, or a quarter of it, through a network."""
-    peaks = {
-        rows: child("end_to_end", "ruler", surface(folder / f"{rows}.tif", rows), folder / "out.tif")
-        for rows in (QUARTER, STRIP)
-    }
+    """Peak memory of a process that takes a strip, or a quarter of it, through a network; the middle of three runs.
+
+    What two lanes need at most depends on how their layers meet, which is not the same twice.
+    """
+    images = {rows: surface(folder / f"{rows}.tif", rows) for rows in (QUARTER, STRIP)}
     empty = child("nothing", folder)["peak_mib"]
-    quarter, strip = (peaks[rows]["peak_mib"] - empty for rows in (QUARTER, STRIP))
+    above: dict[int, list[float]] = {rows: [] for rows in images}
+    for _ in range(REPEATS):
+        for rows, image in images.items():
+            above[rows].append(child("end_to_end", "ruler", image, folder / "out.tif")["peak_mib"] - empty)
+    quarter, strip = (float(np.median(found)) for found in above.values())
     within = strip <= 1536 and abs(strip / quarter - 1) <= 0.10
     return {
         "strip_mib": round(strip),
         "quarter_mib": round(quarter),
         "ratio": round(strip / quarter, 3),
+        "runs_mib": {rows: [round(peak) for peak in found] for rows, found in above.items()},
         "engine_and_model_mib": round(empty),
         "bound": "1536 MiB above the model; ratio within 10 %",
         "within": within,
@@ -247,11 +252,12 @@ def _step_and_network(name: str) -> tuple:
     """The ruler, three layers that nobody would ship, or the network of a model; with what every tool's step has."""
     import torch
 
+    from lunar_processing.devices import lanes_of
     from lunar_processing.modelpack import read_pack
     from lunar_processing.networks.convnet import ConvNet
     from lunar_processing.pipeline import BATCH_PIXELS, Step
 
-    step = Step(name, lambda *_: None, tile=1024, halo=16, batch_px=BATCH_PIXELS["cpu"])
+    step = Step(name, lambda *_: None, tile=1024, halo=16, batch_px=BATCH_PIXELS["cpu"], lanes=lanes_of("cpu"))
     if name == "ruler":
         torch.manual_seed(0)
         return step, ConvNet(16, 3).eval()

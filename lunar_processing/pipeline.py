@@ -1,8 +1,8 @@
 """The straight line: read ahead → batch → compute → write behind.
 
-A reader thread decodes each stored row once and hands over strips: one row of tiles with its halo. The caller's
-thread computes batches of tiles, crops the halo and lays the cores into an output strip. A writer thread passes
-finished strips to the sinks, top to bottom. A few strips are in flight, never the image.
+A reader thread decodes each stored row once and hands over strips: one row of tiles with its halo. Lanes, one or two
+threads, compute batches of tiles, crop the halo and lay the cores into an output strip. A writer thread passes finished
+strips to the sinks, top to bottom. A few strips are in flight, never the image.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
-from lunar_processing.devices import keep_memory
+from lunar_processing.devices import keep_memory, memory_apart, side_by_side, tidy_memory
 from lunar_processing.errors import Cancelled, DeviceError
 from lunar_processing.grid import Tile, Window
 from lunar_processing.raster.image import Image, Patch
@@ -33,6 +34,7 @@ Sink = Callable[[Window, np.ndarray, np.ndarray], None]
 Progress = Callable[[int, int], None]
 
 AHEAD = 1  # strips waiting on either side: one in work, one ready
+TIDY = 8  # strips: two lanes at once leave holes in memory that would add up
 # Pixels a network gets at once. On the CPU more would only leave its caches.
 BATCH_PIXELS = {"cpu": 1 << 20, "openvino": 4 << 20, "mps": 16 << 20, "cuda": 64 << 20}
 
@@ -52,6 +54,7 @@ class Step:
     fill: float = math.nan  # what invalid pixels get
     device: str = "cpu"
     batch_px: int = 4 << 20  # so many pixels are given to `apply` at once, or one tile
+    lanes: int = 1  # so many threads call `apply` at once, each with its share of torch's
 
 
 @dataclass
@@ -88,6 +91,17 @@ class _Strip:
     left: int
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A strip of output in the making: where it lies, its values, what is valid, and the batches that fill it."""
+
+    cores: Window
+    window: Window
+    output: np.ndarray
+    valid: np.ndarray
+    batches: list[Future[Tile]]
+
+
 def run(
     image: Image,
     step: Step,
@@ -102,11 +116,18 @@ def run(
     rows = list(image.grid.tile_rows(step.tile, step.halo, math.lcm(step.align, step.stride)))
     total = image.grid.width * image.grid.height
     progress(0, total)
-    with _writer(sinks, timing) as write, _reader(image, rows, timing) as strips:
-        for strip in strips:
-            cores = Window(0, strip.row[0].core.row, image.grid.width, strip.row[0].core.height)
-            write(_compute(strip, cores, step, timing, cancelled, partial(_advance, progress, cores, total)))
-            progress(cores.bottom * image.grid.width, total)
+    with (
+        _writer(sinks, timing) as write,
+        _reader(image, rows, timing) as strips,
+        side_by_side(step.lanes) as lanes,
+    ):
+        begun = (_begin(strip, image.grid.width, step, lanes, timing, cancelled) for strip in strips)
+        for number, strip in enumerate(_one_ahead(begun)):
+            if number % TIDY == TIDY - 1:
+                tidy_memory()
+            write(_finish(strip, step, timing, partial(_advance, progress, strip.cores, total)))
+            progress(strip.cores.bottom * image.grid.width, total)
+    tidy_memory()
     timing.total_s = time.perf_counter() - started
     return timing
 
@@ -213,46 +234,69 @@ class _RollingRows:
             parts = []
         if fresh.height > 0:
             parts.append(self._image.read(fresh))
-        self._patch = parts[0] if len(parts) == 1 else _stack(parts)
+        self._patch = _stack(parts)
         self._window = window._replace(height=self._patch.valid.shape[0])
         return Patch(self._patch.pixels[: window.height], self._patch.valid[: window.height])
 
 
 def _stack(parts: list[Patch]) -> Patch:
-    return Patch(np.concatenate([p.pixels for p in parts]), np.concatenate([p.valid for p in parts]))
+    return Patch(_joined([p.pixels for p in parts]), _joined([p.valid for p in parts]))
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    whole = memory_apart((sum(len(part) for part in parts), parts[0].shape[1]), parts[0].dtype)
+    return np.concatenate(parts, out=whole)
 
 
 # ---- computing -----------------------------------------------------------------------------------------------
 
 
-def _compute(
-    strip: _Strip,
-    cores: Window,
-    step: Step,
-    timing: Timing,
-    cancelled: Callable[[], bool],
-    done: Callable[[int], None],
-) -> tuple[Window, np.ndarray, np.ndarray]:
-    """One strip of output values with its window in the output grid and the validity of its pixels."""
-    started = time.perf_counter()
+def _one_ahead(begun: Iterator[_Begun]) -> Iterator[_Begun]:
+    """The next strip is begun before one is waited for: no lane is idle while another computes the last of a row."""
+    waiting: deque[_Begun] = deque()
+    for strip in begun:
+        waiting.append(strip)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _begin(
+    strip: _Strip, width: int, step: Step, lanes: Executor, timing: Timing, cancelled: Callable[[], bool]
+) -> _Begun:
+    """Give the batches of a strip to the lanes."""
+    cores = Window(0, strip.row[0].core.row, width, strip.row[0].core.height)
     window = _shrink(cores, step.stride)
-    output = np.full((step.bands, window.height, window.width), step.fill, step.dtype)
-    valid = _valid_cores(strip, cores)
+    output = memory_apart((step.bands, window.height, window.width), step.dtype)
+    output[:] = step.fill
     tiles = [tile for tile in strip.wanted if _cut(strip, tile).valid.any()]
-    for batch in _batches(tiles, step):
+
+    def fill(batch: list[Tile]) -> Tile:
         if cancelled():
             raise Cancelled("The run was cancelled.")
         cut = [_cut(strip, tile) for tile in batch]
         values = _apply(step, np.stack([p.pixels for p in cut]), np.stack([p.valid for p in cut]), batch, timing)
         for tile, value in zip(batch, values):
             _lay(output, value, tile, window, step)
-        done(batch[-1].core.right)
+        return batch[-1]
+
+    batches = [lanes.submit(fill, batch) for batch in _batches(tiles, step)]
+    return _Begun(cores, window, output, _valid_cores(strip, cores), batches)
+
+
+def _finish(
+    begun: _Begun, step: Step, timing: Timing, done: Callable[[int], None]
+) -> tuple[Window, np.ndarray, np.ndarray]:
+    """A strip of output values with its window in the output grid and the validity of its pixels."""
+    started = time.perf_counter()
+    for batch in begun.batches:
+        done(batch.result().core.right)
     if step.stride == 1:
-        output[:, ~valid] = step.fill
-    timing.valid_px += int(valid.sum())
-    timing.masked_px += int(valid.size - valid.sum())
+        begun.output[:, ~begun.valid] = step.fill
+    timing.valid_px += int(begun.valid.sum())
+    timing.masked_px += int(begun.valid.size - begun.valid.sum())
     timing.compute_s += time.perf_counter() - started
-    return window, output, valid
+    return begun.window, begun.output, begun.valid
 
 
 def _advance(progress: Progress, cores: Window, total: int, right: int) -> None:
@@ -297,7 +341,7 @@ def _cut(strip: _Strip, tile: Tile) -> Patch:
 
 
 def _valid_cores(strip: _Strip, cores: Window) -> np.ndarray:
-    valid = np.zeros((cores.height, cores.width), bool)
+    valid = memory_apart((cores.height, cores.width), bool)
     for tile in strip.wanted:
         core, outer = tile.core, tile.outer
         rows = slice(core.row - outer.row, core.row - outer.row + core.height)

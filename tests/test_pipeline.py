@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from scipy import ndimage
 
@@ -215,7 +217,41 @@ def test_a_failure_anywhere_ends_the_run_with_its_own_error(tmp_path: Path, wher
     step = Step("bad", fail, tile=64) if where == "network" else identity()
     with open_image(path) as image, pytest.raises(ZeroDivisionError, match="of our making"):
         run(image, step, [fail if where == "sink" else Kept().take])
-    assert not [t for t in threading.enumerate() if t.name in ("reader", "writer")], "no thread is left behind"
+    assert not [t for t in threading.enumerate() if t.name.startswith(("reader", "writer", "lane"))], "left behind"
+
+
+def test_lanes_compute_at_once_each_with_its_share_of_the_cores(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise((300, 330)))
+    both = threading.Barrier(2, timeout=60)
+    shares: set[int] = set()
+
+    def blur(pixels: np.ndarray, _valid: np.ndarray, _at: Sequence) -> np.ndarray:
+        both.wait()  # goes on only when two batches are in work: 30 tiles, an even number
+        shares.add(torch.get_num_threads())
+        return ndimage.uniform_filter(pixels.astype(float), (0, 5, 5))[:, None]
+
+    threads = torch.get_num_threads()
+    step = Step("blur", blur, tile=64, halo=2, batch_px=64 * 64, lanes=2)
+    kept, _ = through(path, step)
+    assert shares == {max(1, threads // 2)}
+    assert torch.get_num_threads() == threads, "others get their threads back"
+    both = threading.Barrier(1)
+    np.testing.assert_array_equal(kept.image(), through(path, replace(step, lanes=1))[0].image())
+
+
+def test_a_failure_in_one_lane_ends_the_run(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise((300, 330)))
+
+    def fail_late(pixels: np.ndarray, _valid: np.ndarray, at: Sequence) -> np.ndarray:
+        if at[0][1] >= 120:  # in the third row of tiles
+            raise ZeroDivisionError("of our making")
+        return pixels[:, None]
+
+    kept = Kept()
+    with open_image(path) as image, pytest.raises(ZeroDivisionError, match="of our making"):
+        run(image, Step("bad", fail_late, tile=64, batch_px=64 * 64, lanes=2), [kept.take])
+    assert sum(window.height for window in kept.windows) <= 180, "nothing of the strip that failed was kept"
+    assert not [t for t in threading.enumerate() if t.name.startswith(("reader", "writer", "lane"))], "left behind"
 
 
 def test_a_cancelled_run_stops_at_once(tmp_path: Path) -> None:

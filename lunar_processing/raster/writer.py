@@ -14,6 +14,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -124,8 +125,14 @@ class RasterWriter:
                 self._dataset.update_tags(**tags)
             self._dataset.close()
             self._complaints.raise_for(self._draft.final)
-            self.verify()
-            self._add_overviews()
+            with ThreadPoolExecutor(1) as disk:  # it takes what is written while that is looked at
+                flushed = disk.submit(self._draft.flush)
+                self.verify()
+                if not self.cog:
+                    self._add_overviews()
+                flushed.result()
+            if self.cog:
+                self._turn_into_cog()
         except (RasterioError, OSError) as error:
             raise _disk_error(self._draft.final, error) from error
         self._complaints.raise_for(self._draft.final)
@@ -170,8 +177,6 @@ class RasterWriter:
             _check_blocks(dataset, self._draft.path.stat().st_size)
 
     def _add_overviews(self) -> None:
-        if self.cog:
-            return self._turn_into_cog()
         levels = _overview_levels(self.grid) if self._overviews else []
         if levels:
             with (
@@ -180,7 +185,6 @@ class RasterWriter:
             ):
                 dataset.build_overviews(levels, self._resampling)
             _check_overviews(self._draft.path, len(levels))
-        return None
 
     def _turn_into_cog(self) -> None:
         source = self._draft.path

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lunar_processing.backends import predictor, torch_device
+from lunar_processing.devices import lanes_of
 from lunar_processing.modelpack import WEIGHTS, Card, Pack
 from lunar_processing.pipeline import BATCH_PIXELS, Apply, Step
 
@@ -35,8 +36,9 @@ def loaded(pack: Pack, device: str, ask: str = "forward") -> tuple[nn.Module, An
 
 
 def network_step(card: Card, device: str, apply: Apply, bands: int, **more: Any) -> Step:
-    """A step with the tile and halo of a model's card, in batches that suit the device."""
-    return Step(card.id, apply, bands, card.tile, card.halo, device=device, batch_px=BATCH_PIXELS[device], **more)
+    """A step with the tile and halo of a model's card, in batches and lanes that suit the device."""
+    batch, lanes = BATCH_PIXELS[device], lanes_of(device)
+    return Step(card.id, apply, bands, card.tile, card.halo, device=device, batch_px=batch, lanes=lanes, **more)
 
 
 def _stamp(pack: Pack) -> str:
