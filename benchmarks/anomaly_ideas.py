@@ -55,6 +55,7 @@ def main() -> int:
     training.add_argument("out", type=Path)
     training.add_argument("--shown", choices=tuple(SHOWN), default="unnamed")
     training.add_argument("--minutes", type=float)
+    training.add_argument("--steps", type=int, help="so many, to compare at equal budgets")
     training.add_argument("--resume", action="store_true")
     comparing = commands.add_parser("compare", help="a table of all")
     comparing.add_argument("folder", type=Path)
@@ -63,14 +64,14 @@ def main() -> int:
     given = parser.parse_args()
     torch.manual_seed(0)
     if given.command == "train":
-        train(given.folder, given.out, given.shown, given.minutes, given.resume)
+        train(given.folder, given.out, given.shown, given.minutes, given.steps, given.resume)
     else:
         models = {name: Path(path) for name, path in (pair.split("=", 1) for pair in given.models)}
         print(table(ideas(given.folder, models, given.strips)))
     return 0
 
 
-def train(folder: Path, out: Path, shown: str, minutes: float | None, resume: bool) -> None:
+def train(folder: Path, out: Path, shown: str, minutes: float | None, steps: int | None, resume: bool) -> None:
     """The recipe `anomalies` with the products and the share of simulated scenes of the model that is shipped."""
     from lunar_processing.tools.job import Report
     from lunar_processing.tools.train import Wishes, in_words, train_model
@@ -79,7 +80,8 @@ def train(folder: Path, out: Path, shown: str, minutes: float | None, resume: bo
     recipes.RECIPES["anomalies"] = replace(anomalies.RECIPE, task=task, title=f"{anomalies.RECIPE.title} ({shown})")
     learnt = [str(p) for p in _images(folder) if product_id(p.name) != VALIDATION]
     kept = [str(p) for p in _images(folder) if product_id(p.name) == VALIDATION]
-    wishes = Wishes("anomalies", learnt, out, validation=kept, simulated=SIMULATED, minutes=minutes, resume=resume)
+    budget = {"minutes": minutes, "steps": steps}
+    wishes = Wishes("anomalies", learnt, out, validation=kept, simulated=SIMULATED, resume=resume, **budget)
     report = Report(log=lambda _level, message: print(message, flush=True))
     print(in_words(train_model(wishes, report)))
 
@@ -224,14 +226,16 @@ def opinions(network: MultiScale) -> dict[str, Scorer]:
     parts: dict[str, Callable[[Tensor], Tensor]] = {
         "smallest window": lambda counted: counted[0],
         "strangest window": lambda counted: counted[: len(WINDOWS)].amax(dim=0),
-        "surprise": lambda counted: counted[-1],
+        "surprise": lambda counted: counted[-3],
+        "lines": lambda counted: counted[-2],
+        "pairs of lines": lambda counted: counted[-1],
     }
 
     @torch.inference_mode()
     def score(part: Callable[[Tensor], Tensor], image: np.ndarray, valid: np.ndarray, facts: Facts) -> np.ndarray:
         found = network.look(_ready(image))
-        every = torch.cat([found.windows, found.surprise], dim=1)[0]
-        kept = [*sizes, len(WINDOWS) + 1]  # no pixels
+        every = torch.cat([found.windows, found.surprise, found.lines], dim=1)[0]
+        kept = [*sizes, *range(len(WINDOWS) + 1, len(network.ordinary))]  # no pixels
         ordinary, rare = (of[kept, None, None] for of in (network.ordinary, network.rare))
         return part((every - ordinary) / (rare - ordinary)).numpy()
 

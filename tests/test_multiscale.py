@@ -10,8 +10,10 @@ import torch
 
 from lunar_processing.networks.multiscale import (
     BLOCK,
+    LINES,
     LOUD,
     NEAR,
+    PAIRS,
     STRIDE,
     WINDOWS,
     MultiScale,
@@ -93,20 +95,19 @@ def test_the_edge_of_an_image_is_no_stranger_in_a_frame_of_nothing():
     assert away < 0.05 * alone.std()
 
 
-def found(windows: tuple[float, ...], surprise: float = 0.0) -> Strangeness:
+def found(windows: tuple[float, ...], surprise: float = 0.0, line: float = 0.0, pair: float = 0.0) -> Strangeness:
     """One place of so many logits."""
-    return Strangeness(
-        torch.tensor(windows)[None, :, None, None], torch.zeros(1, 1, 4, 4), torch.full((1, 1, 1, 1), surprise)
-    )
+    sizes, gap, lines = (torch.tensor(some)[None, :, None, None] for some in (windows, (surprise,), (line, pair)))
+    return Strangeness(sizes, torch.zeros(1, 1, 4, 4), gap, lines)
 
 
-def worth(windows: tuple[float, ...], surprise: float = 0.0, net: MultiScale | None = None) -> torch.Tensor:
-    return (net or network()).together(found(windows, surprise)).flatten()
+def worth(windows: tuple[float, ...], net: MultiScale | None = None, **beside: float) -> torch.Tensor:
+    return (net or network()).together(found(windows, **beside)).flatten()
 
 
 def test_each_size_counts_from_ordinary_ground_to_what_is_rare_in_it():
     net = network()
-    net.ordinary, net.rare = torch.tensor([-4.0, 0, 0, 0, 0, 0]), torch.tensor([-2.0, 1, 1, 1, 1, 1])
+    net.ordinary, net.rare = torch.tensor([-4.0, 0, 0, 0, 0, 0, 0, 0]), torch.tensor([-2.0, 1, 1, 1, 1, 1, 1, 1])
     assert worth((-2.0, 0.0, 0.0, 0.0), net=net).amax() == pytest.approx(1.0)
     assert worth((-4.0, 0.0, 0.0, 0.0), net=net).amax() == pytest.approx(0.0)
 
@@ -121,7 +122,14 @@ def test_what_counts_is_the_look_from_near_and_the_size_is_that_of_the_strangest
 def test_surprise_counts_where_it_is_rare():
     quiet = worth((1.0, 0.0, 0.0, 0.0), surprise=0.0)
     torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), surprise=0.9), quiet)
-    torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), surprise=1.5), quiet + LOUD * 0.5)
+    torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), surprise=1.25), quiet + LOUD * 0.5)
+
+
+def test_lines_count_everywhere_and_pairs_of_them_where_they_are_rare():
+    plain = worth((1.0, 0.0, 0.0, 0.0))
+    torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), line=0.5), plain + LINES * 0.5)
+    torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), pair=0.9), plain)
+    torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), pair=1.5), plain + PAIRS * 0.5)
 
 
 def test_a_convolution_of_blocks_is_that_of_their_pixels():
@@ -150,6 +158,49 @@ def test_the_edge_of_a_gap_is_no_surprise():
         whole, gap = (net.look(image, seen).surprise for seen in (None, valid))
     assert (gap <= whole + 0.7).all()  # the mean around is another one
     assert (gap[..., 6:10, 6:10] < whole.amin()).all()
+
+
+def lined(image: torch.Tensor, degrees: float, length: int, beside: tuple[float, ...] = (0.0,)) -> torch.Tensor:
+    """Dark lines through the middle of an image, a pixel wide, three times as dark as its grain is rough."""
+    rows, cols = torch.meshgrid(torch.arange(256) - 136.0, torch.arange(256) - 136.0, indexing="ij")
+    turn = torch.tensor(math.radians(degrees))
+    along, across = cols * turn.cos() + rows * turn.sin(), rows * turn.cos() - cols * turn.sin()
+    on = torch.stack([(across - place).abs() < 0.5 for place in beside]).any(dim=0) & (along.abs() < length / 2)
+    return image - 0.06 * on
+
+
+def lines(image: torch.Tensor, which: int = 0) -> torch.Tensor:
+    """What is found of lines (0) or pairs of them (1), one value for 16 px."""
+    net = network()
+    net.foretelling = foretelling([relief(ground(4, seed=1))])
+    with torch.inference_mode():
+        return net.look(image).lines[0, which]
+
+
+@pytest.mark.parametrize("degrees", [4, 19, 41, 64, 86, 109, 131, 154])
+def test_a_line_in_any_direction_is_seen_where_it_runs(degrees):
+    found_in = lines(lined(ground(), degrees, length=48))
+    assert found_in[7:10, 7:10].amax() > 1.2 * found_in[:5].amax()
+
+
+def test_what_runs_along_rows_and_columns_as_the_stripes_of_a_camera_do_counts_less():
+    slanting, *straight = (lines(lined(ground(), degrees, length=48))[7:10, 7:10].amax() for degrees in (4, 0, 90))
+    assert max(straight) < 0.9 * slanting
+
+
+def test_two_lines_as_wheels_leave_them_are_stranger_than_one():
+    one, two = (lines(lined(ground(), 86, 48, beside), 1)[7:10, 7:10].amax() for beside in ((0.0,), (-2.0, 2.0)))
+    assert two > 1.5 * one
+
+
+def test_the_edge_of_a_gap_is_no_line():
+    image, valid, net = ground(), torch.ones(1, 1, 256, 256, dtype=torch.bool), network()
+    net.foretelling = foretelling([relief(ground(4, seed=1))])
+    valid[..., 96:160, 96:160] = False
+    with torch.inference_mode():
+        whole, gap = (net.look(image, seen).lines for seen in (None, valid))
+    assert (gap.amax(dim=(2, 3)) < 1.1 * whole.amax(dim=(2, 3))).all()
+    assert (gap[0, 0, 7:9, 7:9] < whole[0, 0].amin()).all()
 
 
 def test_every_size_and_every_pixel_gets_a_score():

@@ -2,11 +2,12 @@
 
 An image goes in, scores come out: how strange each window of 32, 64, 128 and 256 px is, on one grid, and (`heat`) how
 strange each pixel. All are trained by one measure, so that they can be compared across sizes. A second opinion knows
-nothing but ground: how little pixels are foretold by those around them.
+nothing but ground: how little pixels are foretold by those around them, and whether what is left over lies in lines.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -24,27 +25,36 @@ TYPICAL = 0.08  # mean deviation of ordinary ground, likewise
 AROUND_PX, HOLE_PX = 9, 3  # a pixel is foretold from a square around it, without the nearest
 LEAST = 1e-4  # of what is left over; below there is noise only
 NEAR = 0.85  # share of the smallest window in what a place is worth; the rest is the strangest window's
-LOUD = 3.0  # how much surprise counts where it is rarer than one place in a thousand
+LOUD = 0.4  # how much surprise counts beside it where it is rarer than one place in a thousand
+LINES, PAIRS = 1.5, 1.25  # how much lines do everywhere, and pairs of them where they are as rare
+SLOPES = 12  # of lines that go down, from 45° on one side to 45° on the other; and as many of those that go across
+STROKE, STROKES = 2, 3  # blocks: a line is three strokes of 8 px, one after the other
+GLARE = 3.2  # times the mean around: no more of what is left over counts, or one bright pixel would be a line
+FAINT, BRIGHT = 1e-2, 2.0  # of that mean, the least, below which there is noise only; and what counts of a pixel in it
+OF_PIXELS, OF_SURPRISE, OF_LINES = slice(4, 5), slice(5, 6), slice(6, 8)  # places in `ordinary`, after the windows
 
 
 class Strangeness(NamedTuple):
     """Logits: of windows (N, 4, H/16, W/16), of pixels (N, 1, H/4, W/4); and how little cells of 16 px are foretold, as
-    the logarithm of what is left over in their most surprising 8 px, (N, 1, H/16, W/16).
+    the logarithm of what is left over in their most surprising 8 px, (N, 1, H/16, W/16); and how much is left over, on
+    average, along that straight line of 24 px through them on which it is most, and along the worse one of the best two
+    lines side by side, such as wheels leave, (N, 2, H/16, W/16).
     """
 
     windows: Tensor
     pixels: Tensor
     surprise: Tensor
+    lines: Tensor
 
 
 class MultiScale(nn.Module):
     """In training (N, 1, H, W) → `Strangeness`; in evaluation → scores of windows (N, 4, H/16, W/16), sides rounded up.
 
-    Logits and surprise count from the median of ordinary ground, 0, to what one place in a thousand of it reaches, 1,
-    for each size on its own: or only things of those sizes would be found at which ground is often odd. How strange a
-    place is, is then told by what it looks like from near, and by the surprise; which size fits, by the window that
-    counts most. The highest score of all sizes counts from 0 to 1 likewise. No score depends on a pixel farther than
-    192 px away.
+    Logits, surprise and lines count from the median of ordinary ground, 0, to what one place in a thousand of it
+    reaches, 1, for each size on its own: or only things of those sizes would be found at which ground is often odd. How
+    strange a place is, is then told by what it looks like from near, by the surprise and by lines; which size fits, by
+    the window that counts most. The highest score of all sizes counts from 0 to 1 likewise. No score depends on a pixel
+    farther than 192 px away.
     """
 
     sees_validity = True
@@ -52,6 +62,8 @@ class MultiScale(nn.Module):
     rare: Tensor
     level: Tensor
     foretelling: Tensor
+    strokes: Tensor
+    chains: Tensor
 
     def __init__(self, widths: Sequence[int] = (16, 32, 48, 64)) -> None:
         super().__init__()
@@ -67,11 +79,13 @@ class MultiScale(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in (second, third, fourth, fourth))
         self.pixel_head = nn.Conv2d(first, 1, 1)
         self.pixel_context = nn.Conv2d(second, 1, 1)
-        # Of ordinary ground: windows of each size, pixels, surprise; the median, and what 1 in 1000 reaches.
-        self.register_buffer("ordinary", torch.zeros(len(WINDOWS) + 2))
-        self.register_buffer("rare", torch.ones(len(WINDOWS) + 2))
+        # Of ordinary ground: windows of each size, pixels, surprise, lines, pairs: the median, what 1 in 1000 reaches.
+        self.register_buffer("ordinary", torch.zeros(len(WINDOWS) + 4))
+        self.register_buffer("rare", torch.ones(len(WINDOWS) + 4))
         self.register_buffer("level", torch.tensor([0.0, 1.0]))  # the same two of the highest score of all sizes
         self.register_buffer("foretelling", in_blocks(torch.zeros(AROUND_PX, AROUND_PX)))
+        self.register_buffer("strokes", _strokes(), persistent=False)
+        self.register_buffer("chains", _chains(), persistent=False)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Strangeness | Tensor:
         """What a loss needs in training, scores in evaluation. `valid` is a mask of the pixels that were seen."""
@@ -81,15 +95,16 @@ class MultiScale(nn.Module):
     def together(self, found: Strangeness) -> Tensor:
         """Scores of windows, before they count from 0 to 1: that which fits gets what the place is worth."""
         sizes = self._counted(found.windows, slice(None, len(WINDOWS)))
-        surprise = self._counted(found.surprise, slice(-1, None))
+        surprise, lines = self._counted(found.surprise, OF_SURPRISE), self._counted(found.lines, OF_LINES)
         best = sizes.amax(dim=1, keepdim=True)
-        place = NEAR * sizes[:, :1] + (1 - NEAR) * best + LOUD * (surprise - 1).clamp_min(0)
-        return place + sizes - best
+        surprise, pairs = (surprise - 1).clamp_min(0).sqrt(), (lines[:, 1:] - 1).clamp_min(0)
+        beside = LOUD * surprise + LINES * lines[:, :1] + PAIRS * pairs
+        return NEAR * sizes[:, :1] + (1 - NEAR) * best + beside + sizes - best
 
     def heat(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Scores of pixels, (N, 1, H, W)."""
         height, width = x.shape[-2:]
-        coarse = self._counted(self.look(x, valid).pixels, slice(-2, -1))
+        coarse = self._counted(self.look(x, valid).pixels, OF_PIXELS)
         fine = functional.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False)
         return fine[..., :height, :width]
 
@@ -98,7 +113,7 @@ class MultiScale(nn.Module):
         return (found - ordinary) / (rare - ordinary)
 
     def look(self, x: Tensor, valid: Tensor | None = None) -> Strangeness:
-        """Windows, pixels and surprise from one look."""
+        """Windows, pixels, surprise and lines from one look."""
         blocks, seen = _ground(x, valid)
         fine = _known(self.stem, blocks, seen)
         eighth = _known(self.eighth, fine, seen)
@@ -114,19 +129,81 @@ class MultiScale(nn.Module):
             _twice(largest(functional.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False))),
         ]
         rows, cols = (-(-side // STRIDE) for side in x.shape[-2:])
+        left, known = self._left_over(blocks, seen)
         return Strangeness(
             torch.cat(windows, dim=1)[..., :rows, :cols],
             self.pixel_head(fine) + _twice(self.pixel_context(eighth)),
-            self._surprise(blocks, seen)[..., :rows, :cols],
+            _surprise(left)[..., :rows, :cols],
+            self._lines(left, known)[..., :rows, :cols],
         )
 
-    def _surprise(self, blocks: Tensor, seen: Tensor | None) -> Tensor:
-        left = functional.conv2d(blocks, self.foretelling, padding=1).square_().mean(dim=1, keepdim=True)
-        gaps = torch.zeros_like(left) if seen is None else 1 - seen
+    def _left_over(self, blocks: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the surroundings do not foretell of pixels, in blocks; and of which blocks it is known, 1, else 0."""
+        left = functional.conv2d(blocks, self.foretelling, padding=1)
+        gaps = torch.zeros_like(left[:, :1]) if seen is None else 1 - seen
         beside_a_gap = functional.max_pool2d(functional.pad(gaps, (1, 1, 1, 1), value=1.0), 3, 1) > 0
-        left = left.masked_fill(beside_a_gap, 0.0)
-        cells = functional.avg_pool2d(left, 2)
-        return functional.max_pool2d(cells, STRIDE // (2 * BLOCK)).add(LEAST).log()
+        return left.masked_fill_(beside_a_gap, 0.0), (~beside_a_gap).to(left.dtype)
+
+    def _lines(self, left: Tensor, known: Tensor) -> Tensor:
+        """What is left over, dark or bright, along the best line and the best two lines through each cell."""
+        left = (left / _level(left, known)).clamp_(-GLARE, GLARE)
+        return torch.maximum(self._down(left), self._down(_turned(left)).transpose(2, 3))
+
+    def _down(self, left: Tensor) -> Tensor:
+        """The same of lines that go down rather than across."""
+        strokes = functional.conv2d(left, self.strokes, stride=(STROKE, 1), padding=(0, 1))
+        lines = functional.conv2d(strokes, self.chains, padding=(STROKES // 2, 2), groups=SLOPES)
+        low, high = torch.aminmax(lines, dim=1, keepdim=True)
+        beside = functional.pad(lines[..., 1:], (0, 1))  # one block further
+        dark = -torch.maximum(lines, beside).amin(dim=1, keepdim=True)
+        bright = torch.minimum(lines, beside).amax(dim=1, keepdim=True)
+        size = (STRIDE // BLOCK // STROKE, STRIDE // BLOCK)
+        single, double = torch.maximum(high, -low), torch.maximum(dark, bright)
+        return functional.max_pool2d(torch.cat([single, double], dim=1), size)
+
+
+def _surprise(left: Tensor) -> Tensor:
+    cells = functional.avg_pool2d(left.square().mean(dim=1, keepdim=True), 2)
+    return functional.max_pool2d(cells, STRIDE // (2 * BLOCK)).add(LEAST).log()
+
+
+def _level(left: Tensor, known: Tensor) -> Tensor:
+    """The mean size of what is left over within some 60 px, for each block."""
+    size = left.abs().clamp_(max=BRIGHT).mean(dim=1, keepdim=True)
+    return _finer(_around(size) / _around(known).clamp_min(1e-6)).add_(FAINT)
+
+
+def _slopes() -> list[float]:
+    """Columns that a line goes aside with each row. None goes straight down, as the stripes of cameras do."""
+    return [math.tan(math.radians(-45 + 90 * (i + 0.5) / SLOPES)) for i in range(SLOPES)]
+
+
+def _strokes() -> Tensor:
+    """Means along 8 px as a convolution of blocks, (4 × slopes, 16, 2, 3): of each slope, from each column."""
+    result = torch.zeros(SLOPES, BLOCK, BLOCK, BLOCK, STROKE, 3)  # slope, column; row, column, of which block
+    rows = STROKE * BLOCK
+    for number, slope in enumerate(_slopes()):
+        for column in range(BLOCK):
+            for row in range(rows):
+                block, of = divmod(column + round(slope * (row - (rows - 1) / 2)), BLOCK)
+                result[number, column, row % BLOCK, of, row // BLOCK, 1 + block] = 1 / rows
+    return result.reshape(SLOPES * BLOCK, BLOCK**2, STROKE, 3)
+
+
+def _chains() -> Tensor:
+    """Means of strokes that follow one another, in groups of one slope: (4 × slopes, 4, 3, 5)."""
+    result = torch.zeros(SLOPES, BLOCK, BLOCK, STROKES, 5)  # slope, column; column, of which stroke, of which block
+    for number, slope in enumerate(_slopes()):
+        for column in range(BLOCK):
+            for stroke in range(STROKES):
+                block, of = divmod(column + round(slope * STROKE * BLOCK * (stroke - STROKES // 2)), BLOCK)
+                result[number, column, of, stroke, 2 + block] = 1 / STROKES
+    return result.reshape(SLOPES * BLOCK, BLOCK, STROKES, 5)
+
+
+def _turned(blocks: Tensor) -> Tensor:
+    """Rows for columns, of blocks and in them."""
+    return blocks.unflatten(1, (BLOCK, BLOCK)).transpose(1, 2).flatten(1, 2).transpose(2, 3)
 
 
 def in_blocks(kernel: Tensor) -> Tensor:

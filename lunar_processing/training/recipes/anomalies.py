@@ -79,7 +79,7 @@ def population(lesson: Lesson, network: nn.Module) -> dict[str, Any]:
         known(foretelling=foretelling(relief(batch["image"], batch["valid"]) for batch in batches))
         found = [network.look(batch["image"], batch["valid"]) for batch in batches]  # type: ignore[operator]
         pixels = (functional.max_pool2d(one.pixels, STRIDE // BLOCK) for one in found)
-        columns = [torch.cat([one.windows, p, one.surprise], dim=1) for one, p in zip(found, pixels)]
+        columns = [torch.cat([one.windows, p, one.surprise, one.lines], dim=1) for one, p in zip(found, pixels)]
         ordinary, rare = torch.quantile(_inner(columns, lesson), levels, dim=1)
         known(ordinary=ordinary, rare=rare)
         highest = _inner([network.together(one) for one in found], lesson).amax(dim=0)  # type: ignore[operator]
