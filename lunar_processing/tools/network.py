@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ def enhance_step(pack: Pack, job: Job) -> Step:
     return _step(pack, job, units, bands=2)
 
 
+COARSEST = 64  # px, of the maps of a network
 MIDDLES = "middles"  # output of a rock model whose last channel says how near a pixel is to a rock's middle
 
 
@@ -149,7 +151,12 @@ def _step(
 ) -> Step:
     card = pack.card
     apply = _predict(pack, job, finish, error, ask)
-    return network_step(card, job.device, apply, bands, stride=card.stride, align=card.stride, fill=fill)
+    return network_step(card, job.device, apply, bands, stride=card.stride, align=_grid(card), fill=fill)
+
+
+def _grid(card: Card) -> int:
+    """Px at whose multiples tiles begin: a network's coarse maps then lie on one grid in all tiles of an image."""
+    return math.lcm(card.stride, math.gcd(card.tile - 2 * card.halo, COARSEST))
 
 
 def _predict(
