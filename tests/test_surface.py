@@ -381,7 +381,7 @@ def test_the_shipped_model_finds_rocks_and_hardly_ever_in_the_sky(view, tmp_path
     rock, sky = np.isin(found, surface.ROCKS), true == surface.SKY
     assert (rock & sky).sum() < 0.005 * sky.sum()  # the fringe of the horizon
     assert round(lift(rock, np.isin(true, surface.ROCKS)), 1) > 5
-    assert np.isin(found[sky], (surface.SKY, 255)).mean() > 0.97  # some of it is called ground
+    assert np.isin(found[sky], (surface.SKY, 255)).mean() > 0.98
 
 
 def test_the_shipped_model_needs_no_sky(view, tmp_path):

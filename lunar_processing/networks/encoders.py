@@ -106,7 +106,9 @@ def settled(logits: Tensor, alike: Sequence[int], around: int) -> Tensor:
     some = torch.zeros(p.shape[1], 1, 1, dtype=torch.bool, device=p.device)
     some[list(alike)] = True
     any_of_them = (p * some).sum(dim=1, keepdim=True)
-    votes = functional.avg_pool2d(p * some * any_of_them, around, 1, around // 2)
+    votes = p * some * any_of_them
+    for window in ((around, 1), (1, around)):  # row by row, then column by column: a square takes fifteen times as long
+        votes = functional.avg_pool2d(votes, window, 1, (window[0] // 2, window[1] // 2))
     return torch.where(some, any_of_them * (votes == votes.amax(dim=1, keepdim=True)), p).clamp_min(1e-6).log()
 
 
