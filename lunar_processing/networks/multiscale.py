@@ -147,19 +147,22 @@ class MultiScale(nn.Module):
     def _lines(self, left: Tensor, known: Tensor) -> Tensor:
         """What is left over, dark or bright, along the best line and the best two lines through each cell."""
         left = (left / _level(left, known)).clamp_(-GLARE, GLARE)
-        return torch.maximum(self._down(left), self._down(_turned(left)).transpose(2, 3))
+        down = _best(left, self.strokes, self.chains)
+        return torch.maximum(down, _best(left, _turned(self.strokes), self.chains.transpose(2, 3), across=True))
 
-    def _down(self, left: Tensor) -> Tensor:
-        """The same of lines that go down rather than across."""
-        strokes = functional.conv2d(left, self.strokes, stride=(STROKE, 1), padding=(0, 1))
-        lines = functional.conv2d(strokes, self.chains, padding=(STROKES // 2, 2), groups=SLOPES)
-        low, high = torch.aminmax(lines, dim=1, keepdim=True)
-        beside = functional.pad(lines[..., 1:], (0, 1))  # one block further
-        dark = -torch.maximum(lines, beside).amin(dim=1, keepdim=True)
-        bright = torch.minimum(lines, beside).amax(dim=1, keepdim=True)
-        size = (STRIDE // BLOCK // STROKE, STRIDE // BLOCK)
-        single, double = torch.maximum(high, -low), torch.maximum(dark, bright)
-        return functional.max_pool2d(torch.cat([single, double], dim=1), size)
+
+def _best(left: Tensor, strokes: Tensor, chains: Tensor, across: bool = False) -> Tensor:
+    """The best line and the best two, of those that go down, or across."""
+    way = -1 if across else 1  # pairs are rows and columns
+    drawn = functional.conv2d(left, strokes, stride=(STROKE, 1)[::way], padding=(0, 1)[::way])
+    lines = functional.conv2d(drawn, chains, padding=(STROKES // 2, 2)[::way], groups=SLOPES)
+    low, high = torch.aminmax(lines, dim=1, keepdim=True)
+    # The same lines one block further: to the right of those that go down, below those that go across.
+    beside = functional.pad(lines[..., 1:, :], (0, 0, 0, 1)) if across else functional.pad(lines[..., 1:], (0, 1))
+    dark = -torch.maximum(lines, beside).amin(dim=1, keepdim=True)
+    bright = torch.minimum(lines, beside).amax(dim=1, keepdim=True)
+    found = torch.cat([torch.maximum(high, -low), torch.maximum(dark, bright)], dim=1)
+    return functional.max_pool2d(found, (STRIDE // BLOCK // STROKE, STRIDE // BLOCK)[::way])
 
 
 def _surprise(left: Tensor) -> Tensor:
@@ -201,9 +204,9 @@ def _chains() -> Tensor:
     return result.reshape(SLOPES * BLOCK, BLOCK, STROKES, 5)
 
 
-def _turned(blocks: Tensor) -> Tensor:
+def _turned(kernel: Tensor) -> Tensor:
     """Rows for columns, of blocks and in them."""
-    return blocks.unflatten(1, (BLOCK, BLOCK)).transpose(1, 2).flatten(1, 2).transpose(2, 3)
+    return kernel.unflatten(1, (BLOCK, BLOCK)).transpose(1, 2).flatten(1, 2).transpose(2, 3)
 
 
 def in_blocks(kernel: Tensor) -> Tensor:
