@@ -46,7 +46,7 @@ def test_stripes_are_found_beside_ground_in_the_sun(ground):
     assert (down - found.rows)[dark].std() < 0.4 * down[dark].std()
 
 
-@pytest.mark.parametrize("unit", [1e-5, 1.0, 1e4])
+@pytest.mark.parametrize("unit", [1e-25, 1e-5, 1.0, 1e4, 1e31])
 @pytest.mark.parametrize("rows", [0.05, 1.0, 300.0])
 def test_offsets_are_in_the_unit_of_the_image(ground, unit, rows):
     pixels, valid, _, _ = recorded(ground, 6, rows=rows, columns=0.5)

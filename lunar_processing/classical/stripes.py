@@ -9,6 +9,7 @@ The same for columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,7 +46,10 @@ class StripeSums:
     """
 
     def __init__(self, width: int, height: int, noise: Noise) -> None:
-        self._noise = noise
+        self._unit = _unit(noise)
+        self._noise = Noise(
+            noise.a / self._unit**2, noise.b / self._unit, noise.black / self._unit, noise.least / self._unit**2
+        )
         self._columns = np.zeros((2, len(_Sums._fields), max(width - 1, 0)))
         self._rows = np.zeros((2, len(_Sums._fields), max(height - 1, 0)))
         self._pixels = np.zeros((0, width), np.float32)
@@ -54,14 +58,15 @@ class StripeSums:
 
     def add(self, pixels: np.ndarray, valid: np.ndarray) -> None:
         """The next rows (rows, width), directly below the last ones."""
-        self._pixels = np.concatenate([self._pixels, np.where(valid, pixels, 0).astype(np.float32)])
+        fresh = np.where(valid, pixels, 0).astype(np.float32) / np.float32(self._unit)
+        self._pixels = np.concatenate([self._pixels, fresh])
         self._valid = np.concatenate([self._valid, valid])
         self._sum((len(self._pixels) - 1) // BLOCK * BLOCK)  # the last row waits for the one below it
 
     def profiles(self) -> Profiles:
         """The offsets of all columns and rows; nothing can be added after that."""
         self._sum(len(self._pixels))
-        return Profiles(_expected(self._columns), _expected(self._rows))
+        return Profiles(_expected(self._columns) * self._unit, _expected(self._rows) * self._unit)
 
     def _sum(self, count: int) -> None:
         if count <= 0:
@@ -74,6 +79,14 @@ class StripeSums:
         self._rows[:, :, self._row : self._row + down.result().shape[2]] = down.result()
         self._pixels, self._valid = pixels[count:], valid[count:]
         self._row += count
+
+
+def _unit(noise: Noise) -> float:
+    """About the noise where there is no light, and a power of two, by which nothing is rounded.
+
+    In other units the squares of what is measured in very large or small numbers would leave float32.
+    """
+    return float(2.0 ** round(math.log2(math.sqrt(max(noise.a, noise.least, 1e-76)))))
 
 
 def offsets(pixels: np.ndarray, valid: np.ndarray, noise: Noise) -> Profiles:
