@@ -337,6 +337,17 @@ def _check_types(card: Card) -> None:
         raise TypeError(f"classes are {card.classes!r:.40}")
     if not all(isinstance(end, (int, float)) for ends in card.works.values() for end in ends):
         raise TypeError(f"works is {card.works!r:.40}")
+    for name, value in card.reading.items():
+        if not (_is_number(value) or (isinstance(value, list) and all(_are_two(pair) for pair in value))):
+            raise TypeError(f"reading.{name} is {value!r:.40}, neither a number nor pairs of numbers")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_two(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_number(number) for number in value)
 
 
 _KINDS = {"str": str, "int": int, "Mapping": Mapping}

@@ -99,6 +99,8 @@ def test_missing_weights_and_cards_are_told_apart(tmp_path: Path) -> None:
         lambda card: json.dumps({**card, "tile": "large"}),
         lambda card: json.dumps({k: v for k, v in card.items() if k != "family"}),
         lambda card: json.dumps({**card, "pixel_size_m": [1]}),
+        lambda card: json.dumps({**card, "reading": {"threshold": "high"}}),
+        lambda card: json.dumps({**card, "reading": {"incidence": [[50, 1.0], [70]]}}),
     ],
 )
 def test_a_card_that_makes_no_sense_is_refused(tmp_path: Path, damage: object) -> None:
