@@ -161,7 +161,7 @@ def _network_and_tiles(name: str, path: str) -> tuple:
 
     step, network = _step_and_network(name)
     with open_image(path) as image:
-        run(image, _with(step, collect), [])
+        run(image, replace(step, apply=collect), [])
     return network, batches
 
 
@@ -181,7 +181,7 @@ def end_to_end(name: str, path: str, out: str) -> None:
 
     started = time.perf_counter()
     with open_image(path) as image, RasterWriter(out, image.grid, [Band("x", "")], overwrite=True) as writer:
-        run(image, _with(step, apply), [lambda _w, values, _ok: writer.append(values)])
+        run(image, replace(step, apply=apply), [lambda _w, values, _ok: writer.append(values)])
         writer.finish()
         writer.publish()
     _report(started)
@@ -263,10 +263,6 @@ def _step_and_network(name: str) -> tuple:
         return step, ConvNet(16, 3).eval()
     pack = read_pack(MODELS / name)
     return replace(step, tile=pack.card.tile, halo=pack.card.halo, align=pack.card.stride), pack.network()
-
-
-def _with(step: object, apply: Callable) -> object:
-    return replace(step, apply=apply)
 
 
 def _report(started: float) -> None:

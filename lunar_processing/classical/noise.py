@@ -10,6 +10,7 @@ both, 256 × 256 or smaller.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ class Noise:
     b: float
     black: float
     least: float
+
+
+def dark_noise(noise: Noise) -> float:
+    """Standard deviation where there is no light: the unit in which networks for shadow compute."""
+    return math.sqrt(max(noise.a, noise.least))
 
 
 def fit_noise(patches: Patches, black: float | None = None) -> Noise:

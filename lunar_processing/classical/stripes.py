@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, optimize
 
-from lunar_processing.classical.noise import Noise, sigma_at
+from lunar_processing.classical.noise import Noise, dark_noise, sigma_at
 
 Origin = tuple[int, int]
 
@@ -86,7 +86,7 @@ def _unit(noise: Noise) -> float:
 
     In other units the squares of what is measured in very large or small numbers would leave float32.
     """
-    return float(2.0 ** round(math.log2(math.sqrt(max(noise.a, noise.least, 1e-76)))))
+    return float(2.0 ** round(math.log2(max(dark_noise(noise), 1e-38))))
 
 
 def offsets(pixels: np.ndarray, valid: np.ndarray, noise: Noise) -> Profiles:

@@ -104,7 +104,7 @@ class MultiScale(nn.Module):
     def heat(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Scores of pixels, (N, 1, H, W)."""
         height, width = x.shape[-2:]
-        coarse = self._counted(self.look(x, valid).pixels, OF_PIXELS)
+        coarse = self._counted(self.judged(x, valid)[1], OF_PIXELS)
         fine = functional.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False)
         return fine[..., :height, :width]
 
@@ -115,6 +115,19 @@ class MultiScale(nn.Module):
     def look(self, x: Tensor, valid: Tensor | None = None) -> Strangeness:
         """Windows, pixels, surprise and lines from one look."""
         blocks, seen = _ground(x, valid)
+        rows, cols = (-(-side // STRIDE) for side in x.shape[-2:])
+        windows, pixels = self._judged(blocks, seen)
+        left, known = self._left_over(blocks, seen)
+        surprise, lines = _surprise(left), self._lines(left, known)
+        return Strangeness(windows[..., :rows, :cols], pixels, surprise[..., :rows, :cols], lines[..., :rows, :cols])
+
+    def judged(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Windows and pixels alone, which is all that is learnt step by step: half of the work of a look."""
+        rows, cols = (-(-side // STRIDE) for side in x.shape[-2:])
+        windows, pixels = self._judged(*_ground(x, valid))
+        return windows[..., :rows, :cols], pixels
+
+    def _judged(self, blocks: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         fine = _known(self.stem, blocks, seen)
         eighth = _known(self.eighth, fine, seen)
         sixteenth = _known(self.sixteenth, eighth, seen)
@@ -128,14 +141,7 @@ class MultiScale(nn.Module):
             _twice(large(coarse)),
             _twice(largest(functional.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False))),
         ]
-        rows, cols = (-(-side // STRIDE) for side in x.shape[-2:])
-        left, known = self._left_over(blocks, seen)
-        return Strangeness(
-            torch.cat(windows, dim=1)[..., :rows, :cols],
-            self.pixel_head(fine) + _twice(self.pixel_context(eighth)),
-            _surprise(left)[..., :rows, :cols],
-            self._lines(left, known)[..., :rows, :cols],
-        )
+        return torch.cat(windows, dim=1), self.pixel_head(fine) + _twice(self.pixel_context(eighth))
 
     def _left_over(self, blocks: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the surroundings do not foretell of pixels, in blocks; and of which blocks it is known, 1, else 0."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lunar_processing.backends import torch_device
+from lunar_processing.classical.noise import dark_noise
 from lunar_processing.errors import ModelError
 from lunar_processing.modelpack import Card, Pack
 from lunar_processing.pipeline import Apply, Step
 from lunar_processing.tools.loaded import loaded, network_step
-from lunar_processing.tools.shadow import camera_noise, dark_noise
+from lunar_processing.tools.shadow import camera_noise
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import numpy as np
 from lunar_processing.backends import torch_device
 from lunar_processing.classical import noise as noises
 from lunar_processing.classical.around import blur
-from lunar_processing.classical.noise import Noise
+from lunar_processing.classical.noise import Noise, dark_noise
 from lunar_processing.classical.stripes import Profiles, offsets
 from lunar_processing.modelpack import Pack
 from lunar_processing.pipeline import Step
@@ -56,11 +55,6 @@ def of_camera(noise: Noise, signal: float, unit: float = 1.0, as_taken: bool = T
     b = min(max(noise.b, least_b * unit), most_b * unit)
     a = noise.a + (noise.b - b) * signal
     return replace(noise, a=min(max(a, least_a * unit**2), most_a * unit**2), b=b)
-
-
-def dark_noise(noise: Noise) -> float:
-    """Standard deviation where there is no light: the unit in which such a network computes."""
-    return math.sqrt(max(noise.a, noise.least))
 
 
 def shadow_step(pack: Pack, noise: Noise, profiles: Profiles, level: float, device: str) -> Step:

@@ -41,15 +41,15 @@ def task(lesson: Lesson, unnamed: float = UNNAMED, named: Sequence[str] = KNOWN,
     def step(batch: Batch, state: State) -> Mapping[str, Tensor]:
         image, planted = _planted(batch, mix(lesson.seed, state.step), put)
         with state.precision():
-            seen = net(image, batch["valid"])
-        found = wrong(seen.windows.float(), seen.pixels.float(), planted, batch["valid"])
+            windows, pixels = net.judged(image, batch["valid"])  # type: ignore[operator]
+        found = wrong(windows.float(), pixels.float(), planted, batch["valid"])
         state.descend("net", found["windows"] + found["pixels"])
         return found
 
     def measure(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         image, planted = _planted(batch, 0, put)
-        seen = network.look(image, batch["valid"])  # type: ignore[operator]
-        found = wrong(seen.windows, seen.pixels, planted, batch["valid"])
+        windows, pixels = network.judged(image, batch["valid"])  # type: ignore[operator]
+        found = wrong(windows, pixels, planted, batch["valid"])
         count = torch.tensor(float(len(image)))
         return {"wrong": count * (found["windows"] + found["pixels"]).cpu(), "count": count}
 
