@@ -75,7 +75,8 @@ def measure(given: argparse.Namespace) -> dict:
     """Means over the scenes for each method and level, and whether the painter is ahead of all classical methods."""
     perceptual = Perceptual()
     wishes = psr.Wishes(part=given.part)
-    scenes = [*psr.read_scenes(given.real, SPLITS["nac_cdr"][given.part]), *psr.drawn_scenes(wishes)]
+    real = psr.read_scenes(given.real, SPLITS["nac_cdr"][given.part])
+    scenes = [*real, *psr.draw_scenes(psr.DRAWN, psr.DRAWN_PX, psr.DRAWN_SEED)]
     sunlit = [_looks(perceptual, scene.light) for scene in psr.read_scenes(given.real, SPLITS["nac_cdr"]["train"])]
     numbers: dict[str, dict[str, dict[float, list[float]]]] = {name: {} for name in ("ssim", "lpips")}
     looks: dict[str, dict[float, list[torch.Tensor]]] = {}
@@ -118,7 +119,7 @@ def _restored(
     top, left = ((side - min(side, SIDE)) // 2 for side in scene.light.shape)
     scene = scene._replace(light=scene.light[top : top + SIDE, left : left + SIDE], boxes=None)
     case = psr.darkened(scene, level, wishes)
-    inner = psr._middle(scene.light.shape, wishes)
+    inner = psr.middle(scene.light.shape, wishes)
     part = psr._cut(case, inner)
     made: dict[str, np.ndarray] = {}
     for name, method in psr.restorers(lambda text: None).items():
@@ -199,7 +200,8 @@ def draw(given: argparse.Namespace) -> dict:
     from matplotlib import pyplot as plt
 
     wishes = psr.Wishes(part=given.part)
-    scenes = [psr.read_scenes(given.real, SPLITS["nac_cdr"][given.part])[0], psr.drawn_scenes(wishes)[0]]
+    real = psr.read_scenes(given.real, SPLITS["nac_cdr"][given.part])[0]
+    scenes = [real, *psr.draw_scenes(1, psr.DRAWN_PX, psr.DRAWN_SEED)]
     drawn, places = plt.subplots(len(scenes), len(SHOWN), figsize=(3.0 * len(SHOWN), 3.2 * len(scenes)))
     for row, scene in zip(places, scenes):
         _, made = _restored(scene, DRAWN_AT, wishes, given.model, SHOWN)

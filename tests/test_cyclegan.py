@@ -21,6 +21,7 @@ from lunar_processing.classical.noise import Noise
 from lunar_processing.modelpack import Card, Pack, read_pack, save_pack
 from lunar_processing.networks.cyclegan import TOKENS, Critic, Generator
 from lunar_processing.simulate import scenes
+from lunar_processing.tools import evaluate_psr
 from lunar_processing.tools.illustration import ILLUSTRATION, illustrate
 from lunar_processing.training import losses
 from lunar_processing.training.data import Batch, Picture, crops, dice
@@ -213,6 +214,25 @@ def test_the_shipped_painter_is_small_and_paints_nearer_to_what_is_there_than_th
     made = illustrate(pack, image, Noise(a=2.6, b=0.02, black=0.0, least=0.1)).astype(float)
     likeness = [np.corrcoef(x.ravel(), truth.ravel())[0, 1] for x in (image, made)]
     assert likeness[1] > likeness[0] + 0.02
+
+
+def test_the_benchmark_shows_every_method_the_same_part_of_a_scene(monkeypatch) -> None:
+    if not SHIPPED.is_dir():
+        pytest.skip("the model psr-cyclegan is not installed here")
+    monkeypatch.syspath_prepend(SHIPPED.parent.parent)
+    from benchmarks import cyclegan as benchmark
+
+    trial = evaluate_psr.Wishes(small=True)
+    scene = evaluate_psr.draw_scenes(1, evaluate_psr.SMALL_PX, 5)[0]
+    _, made = benchmark._restored(scene, 10.0, trial, SHIPPED, (evaluate_psr.INPUT,))
+    assert {evaluate_psr.INPUT, "psr-cyclegan", benchmark.TRUTH} <= set(made)
+    truth = made[benchmark.TRUTH]
+    assert all(np.corrcoef(image.ravel(), truth.ravel())[0, 1] > 0.3 for image in made.values())
+    apart, looks = benchmark._perceived(
+        losses.Perceptual(made_up_weights()), {name: np.pad(image, 16, mode="reflect") for name, image in made.items()}
+    )
+    assert apart[benchmark.TRUTH] == 0 < apart["psr-cyclegan"]
+    assert set(looks) == set(made)
 
 
 # ---- the tool ----------------------------------------------------------------------------------------------------
