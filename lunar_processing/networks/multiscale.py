@@ -162,13 +162,17 @@ def _best(left: Tensor, strokes: Tensor, chains: Tensor, across: bool = False) -
     way = -1 if across else 1  # pairs are rows and columns
     drawn = functional.conv2d(left, strokes, stride=(STROKE, 1)[::way], padding=(0, 1)[::way])
     lines = functional.conv2d(drawn, chains, padding=(STROKES // 2, 2)[::way], groups=SLOPES)
-    low, high = torch.aminmax(lines, dim=1, keepdim=True)
     # The same lines one block further: to the right of those that go down, below those that go across.
-    beside = functional.pad(lines[..., 1:, :], (0, 0, 0, 1)) if across else functional.pad(lines[..., 1:], (0, 1))
-    dark = -torch.maximum(lines, beside).amin(dim=1, keepdim=True)
-    bright = torch.minimum(lines, beside).amax(dim=1, keepdim=True)
-    found = torch.cat([torch.maximum(high, -low), torch.maximum(dark, bright)], dim=1)
+    one, other = (lines[..., :-1, :], lines[..., 1:, :]) if across else (lines[..., :-1], lines[..., 1:])
+    dark, bright = torch.maximum(one, other), torch.minimum(one, other)
+    pairs = functional.pad(_farthest(dark, bright), (0, 0, 0, 1) if across else (0, 1))
+    found = torch.cat([_farthest(lines, lines), pairs], dim=1)
     return functional.max_pool2d(found, (STRIDE // BLOCK // STROKE, STRIDE // BLOCK)[::way])
+
+
+def _farthest(low: Tensor, high: Tensor) -> Tensor:
+    """How far the lowest of the slopes lies below 0, or the highest above it. Two passes are quicker than aminmax."""
+    return torch.maximum(high.amax(dim=1, keepdim=True), -low.amin(dim=1, keepdim=True))
 
 
 def _surprise(left: Tensor) -> Tensor:

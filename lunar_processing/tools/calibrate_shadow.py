@@ -3,6 +3,7 @@
 Training measures the error of the network. What a user gets has more of it: black level, stripes and noise are found in
 the image itself, and never quite. Real images that nothing was learnt from and simulated ground in permanent shadow are
 made dark at several signals, restored as the tool does it, and sigma is widened or narrowed until the intervals hold.
+One error of the black level moves all pixels of an image at once, so it takes many draws of cameras and noise.
 The middle of each image is left alone: `lunar evaluate psr` measures there.
 """
 
@@ -22,18 +23,23 @@ from lunar_processing.tools import evaluate_psr as evaluation
 from lunar_processing.tools.evaluate_psr import LEVELS, Case, Scene
 from lunar_processing.tools.shadow import restore
 from lunar_processing.training.data import SPLITS
-from lunar_processing.training.recipes.enhance import NARROW_SHARE, WIDE_SHARE
+from lunar_processing.training.recipes.enhance import widening
 
-SEED = 1  # of cameras and noise; the evaluation has others
+SEED = 1_000_001  # of cameras, noise and simulated scenes of the first draw; evaluations begin at 0
 DRAWN_SEED = 700_001
+SAMPLE = 20_000  # pixels of an image: all images weigh alike
 EDGE = 8  # px at the edge that see less than the others
 FACTOR = "sigma_factor"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """Simulated scenes beside the real ones, and their side in px; `most` real ones; `small` parts of them."""
+    """Draws of cameras and noise; in each, simulated scenes beside the real ones, of a side in px; `most` real ones.
 
+    `small`: parts of them.
+    """
+
+    draws: int = 8
     drawn: int = 8
     size: int = 512
     most: int | None = None
@@ -41,7 +47,7 @@ class Effort:
 
 
 # To try it out: the numbers mean nothing.
-SMALL = Effort(1, evaluation.SMALL_PX, 1, small=True)
+SMALL = Effort(2, 1, evaluation.SMALL_PX, 1, small=True)
 
 
 def suits(model: str) -> bool:
@@ -64,9 +70,12 @@ def calibrate(folder: Path, images: Path | None, effort: Effort | None = None) -
             "name the folder of the sunlit images with --images.",
         )
     real = evaluation.read_scenes(images, SPLITS["nac_cdr"]["validation"])[: effort.most]
-    groups = (real, evaluation.draw_scenes(effort.drawn, effort.size, DRAWN_SEED))
-    wishes = evaluation.Wishes(seed=SEED, small=effort.small)
-    misses = [list(_misses(pack, scenes, wishes)) for scenes in groups]
+    misses: tuple[list[_Miss], list[_Miss]] = ([], [])  # of real and of simulated ground
+    for draw in range(effort.draws):
+        wishes = evaluation.Wishes(seed=SEED + draw, small=effort.small)
+        simulated = evaluation.draw_scenes(effort.drawn, effort.size, DRAWN_SEED + draw)
+        for found, scenes in zip(misses, (real, simulated)):
+            found.extend(_misses(pack, scenes, wishes))
     table = [_level(level, misses) for level in LEVELS]
     factors = _rescale(pack, [row["signal_to_noise"] for row in table], [row["factor"] for row in table])
     # What was measured of sigma before does not hold any more.
@@ -87,7 +96,7 @@ def in_words(card: Card) -> str:
 
 @dataclass(frozen=True)
 class _Miss:
-    """One scene at one signal: errors in sigmas, and the signal to noise."""
+    """One scene at one signal: errors of some pixels in sigmas, and the signal to noise."""
 
     level: float
     off: np.ndarray
@@ -95,13 +104,14 @@ class _Miss:
 
 
 def _misses(pack: Pack, scenes: Sequence[Scene], wishes: evaluation.Wishes) -> Iterator[_Miss]:
+    random = np.random.default_rng(wishes.seed)
     for scene in scenes:
         for level in LEVELS:
             case = evaluation.darkened(scene, level, wishes)
             enhanced, sigma = restore(pack, case.recorded, case.noise)
             off = np.abs(enhanced - case.truth) / np.maximum(sigma, 1e-12)
             noise = np.sqrt(case.noise.a + case.noise.b * level)
-            yield _Miss(level, off[_usable(case, wishes)], float(level / noise))
+            yield _Miss(level, random.choice(off[_usable(case, wishes)], SAMPLE), float(level / noise))
 
 
 def _usable(case: Case, wishes: evaluation.Wishes) -> np.ndarray:
@@ -116,7 +126,7 @@ def _usable(case: Case, wishes: evaluation.Wishes) -> np.ndarray:
 def _level(level: float, groups: Sequence[Sequence[_Miss]]) -> dict[str, float]:
     """What the intervals call for at one signal; real and simulated ground weigh alike."""
     there = [[miss for miss in group if miss.level == level] for group in groups]
-    wanted = [_called_for(np.concatenate([miss.off for miss in group])) for group in there]
+    wanted = [widening(np.concatenate([miss.off for miss in group])) for group in there]
     factor = float(np.exp(np.mean(np.log(wanted))))
     ratios = [np.log(miss.signal_to_noise) for group in there for miss in group]
 
@@ -130,12 +140,6 @@ def _level(level: float, groups: Sequence[Sequence[_Miss]]) -> dict[str, float]:
         "cover68": covered(NARROW),
         "cover95": covered(WIDE),
     }
-
-
-def _called_for(off: np.ndarray) -> float:
-    """The factor that both intervals want, in the mean of the logarithm."""
-    narrow, wide = np.quantile(off, NARROW_SHARE) / NARROW, np.quantile(off, WIDE_SHARE) / WIDE
-    return float(np.sqrt(narrow * wide))
 
 
 def _rescale(pack: Pack, ratios: Sequence[float], factors: Sequence[float]) -> list[float]:

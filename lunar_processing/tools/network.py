@@ -182,10 +182,12 @@ def _predict(
         if pixels.dtype == np.float64:  # its numbers may be too small or too alike for float32
             x = torch.from_numpy(((pixels - low) / (high - low)).astype(np.float32)).to(device)[:, None]
         else:
-            x = (torch.from_numpy(pixels.astype(np.float32)).to(device)[:, None] - low) / (high - low)
-        seen = torch.from_numpy(valid).to(device)[:, None]
-        x = torch.where(seen, x, unseen).contiguous(memory_format=torch.channels_last)
-        output = answer(x, seen) if knows_gaps and not valid.all() else answer(x)
+            x = torch.from_numpy(pixels.astype(np.float32)).to(device)[:, None].sub_(low).div_(high - low)
+        seen, gaps = torch.from_numpy(valid).to(device)[:, None], not valid.all()
+        if gaps:
+            x.masked_fill_(~seen, unseen)
+        x = x.contiguous(memory_format=torch.channels_last)
+        output = answer(x, seen) if gaps and knows_gaps else answer(x)
         output = (output - x) ** 2 if error else output
         values: np.ndarray = finish(output, seen).float().cpu().numpy()
         _check_reach(pack.card, pixels.shape[-2:], values.shape[-2:], pack.card.stride if ask == "forward" else 1)
