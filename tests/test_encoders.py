@@ -110,3 +110,26 @@ def test_classes_that_are_alike_are_decided_together_with_their_surroundings():
     network = EncoderUNet("mobilenetv3", alike=(1, 2)).eval()
     x = torch.rand(1, 1, 40, 50)
     assert torch.equal(network(x), settled(network.logits(x), (1, 2), 31))
+
+
+def test_where_size_tells_what_is_alike_apart_what_fills_more_of_its_surroundings_is_larger():
+    p = torch.full((1, 4, 30, 60), 0.02)
+    p[:, 0] = 0.94  # ground
+    unsure = torch.tensor([0.04, 0.46, 0.48, 0.02])[:, None, None]
+    p[0, :, 14:17, 9:12] = unsure  # a rock of 3 px
+    p[0, :, 8:22, 38:52] = unsure  # one of 14 px
+    kinds = settled(p.log(), (1, 2), 15).argmax(dim=1)[0]
+    assert (kinds[15, 10], kinds[15, 45]) == (2, 2)
+    kinds = settled(p.log(), (1, 2), 15, filled=0.15).argmax(dim=1)[0]
+    assert (kinds[14:17, 9:12] == 1).all()
+    assert (kinds[8:22, 38:52] == 2).all()
+    assert ((kinds == 1) | (kinds == 2)).sum() == 3 * 3 + 14 * 14  # what is a rock stays as it was
+
+
+def test_a_mirrored_network_says_the_same_of_an_image_and_of_the_image_in_a_mirror():
+    torch.manual_seed(1)
+    network, x = EncoderUNet("mobilenetv3").eval(), torch.rand(1, 1, 40, 64)
+    once = network(x)
+    assert not torch.allclose(network(x.flip(-1)).flip(-1), once, atol=1e-3)
+    network.mirrored = True
+    torch.testing.assert_close(network(x.flip(-1)).flip(-1), network(x), atol=1e-5, rtol=0)

@@ -28,7 +28,8 @@ class EncoderUNet(nn.Module):
     with the image itself; with `up`, widths from fine to coarse, it is that of the published programs: maps are
     enlarged by repetition, and the finest level sees nothing of the way down.
 
-    Used, not trained, a network with outputs that are `alike` gives log-probabilities, see `settled`.
+    Used, not trained, a `mirrored` network takes the mean of what it says of an image and of the image in a mirror, and
+    one with outputs that are `alike` gives log-probabilities, see `settled`.
     """
 
     def __init__(
@@ -39,11 +40,14 @@ class EncoderUNet(nn.Module):
         up: Sequence[int] = (),
         alike: Sequence[int] = (),
         around: int = 31,
+        filled: float = 0.0,
+        mirrored: bool = False,
     ) -> None:
         super().__init__()
         if encoder not in ENCODERS:
             raise ModelError(f"There is no encoder {encoder!r}.", f"choose {', '.join(ENCODERS)}.")
-        self.normalise, self.alike, self.around = normalise, tuple(alike), around
+        self.normalise, self.mirrored = normalise, mirrored
+        self.alike, self.around, self.filled = tuple(alike), around, filled
         self.encoder, widths = ENCODERS[encoder]()
         self.skips = (0, *widths[1:-1]) if up else widths[:-1]
         ways = [*(up or [max(8, width) for width in widths[:-1]]), widths[-1]]
@@ -60,18 +64,28 @@ class EncoderUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Sizes that the coarsest level does not divide are filled up by their own edge, and cut again."""
         y = self.logits(x)
-        return settled(y, self.alike, self.around) if self.alike and not self.training else y
+        return y if self.training else self.decided(y)
 
     def logits(self, x: Tensor) -> Tensor:
         """What the classes are decided by, each pixel for itself."""
         height, width = x.shape[-2:]
         x = functional.pad(x, (0, -width % self.step, 0, -height % self.step), mode="replicate")
+        y = self._seen_once(x)
+        if self.mirrored and not self.training:
+            y = (y + self._seen_once(x.flip(-1)).flip(-1)) / 2
+        return y[..., :height, :width]
+
+    def decided(self, logits: Tensor) -> Tensor:
+        """Logits from which the likeliest class may be taken pixel by pixel."""
+        return settled(logits, self.alike, self.around, self.filled) if self.alike else logits
+
+    def _seen_once(self, x: Tensor) -> Tensor:
         seen = self.encoder(self._as_colour(x))
         y = seen[-1]
         for widen, block, skip, wanted in zip(self.widen, self.up, seen[-2::-1], self.skips[::-1]):
             y = widen(y)
             y = block(torch.cat([y, skip], dim=1) if wanted else y)
-        return self.head(y)[..., :height, :width]
+        return self.head(y)
 
     def _as_colour(self, x: Tensor) -> Tensor:
         x = x.expand(-1, 3, -1, -1)
@@ -96,11 +110,13 @@ class EncoderUNet(nn.Module):
         self.encoder.load_state_dict({name: weights.get(name, wanted[name]) for name in wanted})
 
 
-def settled(logits: Tensor, alike: Sequence[int], around: int) -> Tensor:
+def settled(logits: Tensor, alike: Sequence[int], around: int, filled: float = 0.0) -> Tensor:
     """Log-probabilities in which classes that are `alike` are decided together: whether a pixel is any of them by their
     sum, and which by the pixels of a square `around` it (odd), the more the surer these are any of them.
 
-    So an unsure rim is not called the one kind, because it is as unsure as that, around the other.
+    So an unsure rim is not called the one kind, because it is as unsure as that, around the other. Where size is what
+    tells them apart, the last of them is the largest, and `filled` a share of the square, 0…1: where they fill more of
+    it than that, votes for the largest count as many times more, where less, less. 0: what is seen is no size.
     """
     p = logits.softmax(dim=1)
     some = torch.zeros(p.shape[1], 1, 1, dtype=torch.bool, device=p.device)
@@ -109,6 +125,9 @@ def settled(logits: Tensor, alike: Sequence[int], around: int) -> Tensor:
     votes = p * some * any_of_them
     for window in ((around, 1), (1, around)):  # row by row, then column by column: a square takes fifteen times as long
         votes = functional.avg_pool2d(votes, window, 1, (window[0] // 2, window[1] // 2))
+    if filled:
+        largest = torch.arange(len(some), device=p.device)[:, None, None] == alike[-1]
+        votes = torch.where(largest, votes * votes.sum(dim=1, keepdim=True) / filled, votes)
     return torch.where(some, any_of_them * (votes == votes.amax(dim=1, keepdim=True)), p).clamp_min(1e-6).log()
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lunar_processing.modelpack import Card
-from lunar_processing.networks.encoders import EncoderUNet, settled
+from lunar_processing.networks.encoders import EncoderUNet
 from lunar_processing.simulate import scenes
 from lunar_processing.training import losses
 from lunar_processing.training.data import UNKNOWN, Batch, Picture, Sampler, crops, dice, mix, percentiles
@@ -243,7 +243,7 @@ def balance(lesson: Lesson, net: nn.Module) -> Mapping[str, Any]:
     scores = {}
     for small, large in product(PREFERENCES, PREFERENCES):
         more = torch.tensor([0.0, small, large, 0.0])[:, None, None]
-        said = ((true, settled(logits + more, ROCKS, AROUND).argmax(dim=1)[0]) for true, logits in seen)
+        said = ((true, net.decided(logits + more).argmax(dim=1)[0]) for true, logits in seen)
         counts = sum(confusion(true, classes) for true, classes in said)
         scores[small, large] = overlap(torch.as_tensor(counts))["iou"]
     best = max(scores, key=lambda pair: scores[pair])
