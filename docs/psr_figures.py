@@ -154,7 +154,17 @@ def tables(report: Path, pack: Pack) -> dict[str, str]:
               for title, name in (("lead over the best other method, dB", "lead_db"),
                                   ("below the bound, dB", "below_bound_db"))]  # fmt: skip
     found["ours"] = "\n".join([head, rule, *lines])
-    found["craters"] = rows("crater_recall", ".3f") + "\n\n" + rows("craters_invented", ".3f")
+    found["craters"] = rows("crater_recall", ".3f") + "\n\n" + rows("crater_invented", ".3f")
+    sure = {
+        "recall": ("sure_recall", ".3f"),
+        "invented": ("sure_invented", ".3f"),
+        "reported": ("sure_reported", ".0f"),
+    }
+    found["sure"] = "\n".join(
+        [head, rule]
+        + [f"| {title} | " + " | ".join("–" if v is None else format(v, form) for v in told[name][psr.OURS]) + " |"
+           for title, (name, form) in sure.items()]
+    )  # fmt: skip
     there = next(iter(told["spots_there"].values()))
     told["spots"] = {"clean image": there, **told["spots"]}
     found["spots"] = rows("spots", ".1f")

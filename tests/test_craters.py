@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from lunar_processing.evaluate import craters
 
@@ -54,3 +55,25 @@ def test_matching_is_by_the_middle_and_the_size():
     assert seen.tolist() == [True, True]
     assert right.tolist() == [True, True, False]
     assert craters.matched(found[:0], boxes)[0].tolist() == [False, False]
+
+
+def smooth_errors(count: int) -> list[np.ndarray]:
+    """Errors in sigmas whose neighbours go together over 3 px."""
+    fields = ndimage.gaussian_filter(np.random.default_rng(6).normal(size=(count, 160, 160)), (0, 3, 3))
+    return list(fields / fields.std())
+
+
+def test_craters_stay_where_the_error_is_small_and_go_where_it_is_large(judge):
+    image, _ = pitted(9)
+    sigma = np.where(np.arange(160) < 80, 0.2, 3.0) * np.ones(image.shape)
+    found = judge.find(image)
+    share = craters.survival(judge, image, sigma, smooth_errors(10), found)
+    left = found[:, 0] < 80
+    assert share[left].mean() > share[~left].mean() + 0.3
+
+
+def test_without_error_every_crater_stays(judge):
+    image, _ = pitted(9)
+    found = judge.find(image)
+    assert (craters.survival(judge, image, np.zeros(image.shape), smooth_errors(2), found) == 1).all()
+    assert len(craters.survival(judge, image, np.zeros(image.shape), smooth_errors(2), found[:0])) == 0

@@ -69,6 +69,7 @@ def test_a_trial_compares_all_methods_and_says_that_it_is_one(folder, models, tm
         assert told["psnr"]["Gaussian, told its sigma"][number] >= told["psnr"]["noisy, without stripes"][number]
         assert told["psnr"]["same"][number] >= told["psnr"]["noisy, without stripes"][number]  # it is levelled
         assert 0 <= told["cover68"]["psr-physics"][number] <= told["cover95"]["psr-physics"][number] <= 1
+        assert told["sure_reported"]["psr-physics"][number] <= told["crater_reported"]["psr-physics"][number]
     page = (tmp_path / "psr.html").read_text()
     assert "measure nothing" in page
     assert page.count("<img") == 4  # two scenes at two signals

@@ -2,6 +2,7 @@
 
     judge = teach(images, boxes, steps=400, seed=0)
     col, row, score = judge.find(image)
+    share = survival(judge, image, sigma, errors, found)
 
 Images are (H, W) float, of any brightness: each is seen relative to its surroundings. Boxes are (n, 3): column and row
 of the middle, and diameter, in px.
@@ -21,7 +22,7 @@ from torch.nn import functional
 SIDE, BATCH = 128, 8
 SURROUNDINGS = 16.0  # px, sigma
 APART = 5  # px between the middles of two craters
-NEAR = 0.35  # diameters within which a middle is the right one, 4 px at least
+NEAR, NEAR_PX = 0.35, 4  # diameters within which a middle is the right one, and px, at least
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,21 @@ def matched(found: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarra
     if not len(found) or not len(boxes):
         return np.zeros(len(boxes), bool), np.zeros(len(found), bool)
     distance = np.hypot(found[:, None, 0] - boxes[None, :, 0], found[:, None, 1] - boxes[None, :, 1])
-    near = distance <= np.maximum(NEAR * boxes[None, :, 2], 4)
+    near = distance <= np.maximum(NEAR * boxes[None, :, 2], NEAR_PX)
     return near.any(axis=0), near.any(axis=1)
+
+
+def survival(
+    judge: Judge, image: np.ndarray, sigma: np.ndarray, errors: Sequence[np.ndarray], found: np.ndarray
+) -> np.ndarray:
+    """Share of the images that may be the true one in which each finding is still seen, (n,).
+
+    Such an image is the estimate and an error: `errors`, each (H, W) in sigmas, are those of the same method elsewhere.
+    Errors of neighbours go together and make false craters; sigma of a pixel knows nothing of it.
+    """
+    col, row = found[:, 0].astype(int), found[:, 1].astype(int)
+    seen = [_heat(judge.network, image + sigma * error) > judge.threshold for error in errors]
+    return np.mean([ndimage.maximum_filter(there, 2 * NEAR_PX + 1)[row, col] for there in seen], axis=0)
 
 
 def seen_as(image: np.ndarray) -> np.ndarray:
