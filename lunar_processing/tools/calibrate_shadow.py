@@ -39,7 +39,7 @@ class Effort:
     `small`: parts of them.
     """
 
-    draws: int = 8
+    draws: int = 12
     drawn: int = 8
     size: int = 512
     most: int | None = None
