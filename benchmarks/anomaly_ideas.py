@@ -205,15 +205,16 @@ def _in_windows(octaves: Sequence[tuple[Tensor, Tensor]], side: int, shape: tupl
 def features(network: MultiScale, image: Tensor) -> list[Tensor]:
     """What the network makes of the ground before it judges, at 8 px (the highest of four) and at 32 px."""
     kept: dict[str, Tensor] = {}
+    layers = {"fine": network.eighth_back, "coarse": network.coarse[-1]}  # what `look` itself calls
     hooks = [
-        getattr(network, name).register_forward_hook(lambda _m, _i, out, name=name: kept.update({name: out}))
-        for name in ("eighth_back", "coarse")
+        layer.register_forward_hook(lambda _m, _i, out, name=name: kept.update({name: out}))
+        for name, layer in layers.items()
     ]
     network.look(image)
     for hook in hooks:
         hook.remove()
     shape = [-(-side // STRIDE) for side in image.shape[-2:]]
-    fine = functional.max_pool2d(kept["eighth_back"], 2)
+    fine = functional.max_pool2d(kept["fine"], 2)
     return [
         fine[0, :, : shape[0], : shape[1]],
         functional.interpolate(kept["coarse"], scale_factor=2)[0, :, : shape[0], : shape[1]],
@@ -226,7 +227,8 @@ def opinions(network: MultiScale) -> dict[str, Scorer]:
     parts: dict[str, Callable[[Tensor], Tensor]] = {
         "smallest window": lambda counted: counted[0],
         "strangest window": lambda counted: counted[: len(WINDOWS)].amax(dim=0),
-        "surprise": lambda counted: counted[-3],
+        "surprise": lambda counted: counted[-4],
+        "roughness": lambda counted: counted[-3],
         "lines": lambda counted: counted[-2],
         "pairs of lines": lambda counted: counted[-1],
     }

@@ -14,6 +14,7 @@ from lunar_processing.networks.multiscale import (
     LOUD,
     NEAR,
     PAIRS,
+    ROUGH,
     STRIDE,
     WINDOWS,
     MultiScale,
@@ -95,10 +96,13 @@ def test_the_edge_of_an_image_is_no_stranger_in_a_frame_of_nothing():
     assert away < 0.05 * alone.std()
 
 
-def found(windows: tuple[float, ...], surprise: float = 0.0, line: float = 0.0, pair: float = 0.0) -> Strangeness:
+def found(
+    windows: tuple[float, ...], surprise: float = 0.0, rough: float = 0.0, line: float = 0.0, pair: float = 0.0
+) -> Strangeness:
     """One place of so many logits."""
-    sizes, gap, lines = (torch.tensor(some)[None, :, None, None] for some in (windows, (surprise,), (line, pair)))
-    return Strangeness(sizes, torch.zeros(1, 1, 4, 4), gap, lines)
+    parts = (windows, (surprise, rough), (line, pair))
+    sizes, unforetold, lines = (torch.tensor(some)[None, :, None, None] for some in parts)
+    return Strangeness(sizes, torch.zeros(1, 1, 4, 4), unforetold, lines)
 
 
 def worth(windows: tuple[float, ...], net: MultiScale | None = None, **beside: float) -> torch.Tensor:
@@ -107,7 +111,7 @@ def worth(windows: tuple[float, ...], net: MultiScale | None = None, **beside: f
 
 def test_each_size_counts_from_ordinary_ground_to_what_is_rare_in_it():
     net = network()
-    net.ordinary, net.rare = torch.tensor([-4.0, 0, 0, 0, 0, 0, 0, 0]), torch.tensor([-2.0, 1, 1, 1, 1, 1, 1, 1])
+    net.ordinary, net.rare = torch.tensor([-4.0] + 8 * [0.0]), torch.tensor([-2.0] + 8 * [1.0])
     assert worth((-2.0, 0.0, 0.0, 0.0), net=net).amax() == pytest.approx(1.0)
     assert worth((-4.0, 0.0, 0.0, 0.0), net=net).amax() == pytest.approx(0.0)
 
@@ -119,10 +123,11 @@ def test_what_counts_is_the_look_from_near_and_the_size_is_that_of_the_strangest
     assert large.amax() == pytest.approx(NEAR * 0.5 + (1 - NEAR) * 2.0)
 
 
-def test_surprise_counts_where_it_is_rare():
-    quiet = worth((1.0, 0.0, 0.0, 0.0), surprise=0.0)
-    torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), surprise=0.9), quiet)
+def test_surprise_and_roughness_count_where_they_are_rare():
+    quiet = worth((1.0, 0.0, 0.0, 0.0))
+    torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), surprise=0.9, rough=0.9), quiet)
     torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), surprise=1.25), quiet + LOUD * 0.5)
+    torch.testing.assert_close(worth((1.0, 0.0, 0.0, 0.0), rough=1.25), quiet + ROUGH * 0.25)
 
 
 def test_lines_count_everywhere_and_pairs_of_them_where_they_are_rare():
@@ -148,6 +153,33 @@ def test_what_the_ground_does_not_foretell_is_a_surprise():
         surprise = net.look(image).surprise[0, 0]
     assert int(surprise.argmax()) == 8 * 16 + 8
     assert surprise[8, 8] > surprise.flatten().quantile(0.99)
+
+
+def test_ground_strewn_with_small_things_is_rough():
+    """None of them need be as much of a surprise as the one in its other half."""
+    image, net, grain = ground(), network(), torch.randn(64, 64, generator=dice(6, 0))
+    net.foretelling = foretelling([relief(ground(4, seed=1))])
+    image[..., 64:128, 64:128] += 0.06 * grain
+    image[..., 199:202, 199:202] += 1.0
+    with torch.inference_mode():
+        sharp, rough = net.look(image).surprise[0]
+    assert int(sharp.argmax()) == 12 * 16 + 12
+    row, col = divmod(int(rough.argmax()), 16)
+    assert 4 < row < 7
+    assert 4 < col < 7
+
+
+def test_the_benchmark_of_ideas_sees_the_features_and_each_part_of_the_score():
+    from benchmarks import anomaly_ideas as benchmark
+
+    image, net = ground(), network()
+    with torch.inference_mode():
+        assert [tuple(one.shape) for one in benchmark.features(net, image)] == [(8, 16, 16), (8, 16, 16)]
+        found = net.look(benchmark._ready(image[0, 0].numpy()))
+    parts = benchmark.opinions(net)
+    seen = [parts[name](image[0, 0].numpy(), None, None) for name in ("surprise", "roughness", "lines", "pairs of lines")]
+    wanted = torch.cat([found.surprise, found.lines], dim=1)[0].numpy()
+    assert all((one == part).all() for one, part in zip(seen, wanted))
 
 
 def test_the_edge_of_a_gap_is_no_surprise():

@@ -25,20 +25,21 @@ TYPICAL = 0.08  # mean deviation of ordinary ground, likewise
 AROUND_PX, HOLE_PX = 9, 3  # a pixel is foretold from a square around it, without the nearest
 LEAST = 1e-4  # of what is left over; below there is noise only
 NEAR = 0.85  # share of the smallest window in what a place is worth; the rest is the strangest window's
-LOUD = 0.4  # how much surprise counts beside it where it is rarer than one place in a thousand
+LOUD, ROUGH = 0.4, 2.0  # how much surprise and rough ground count beside it where they are rarer than 1 place in 1000
 LINES, PAIRS = 1.5, 1.25  # how much lines do everywhere, and pairs of them where they are as rare
 SLOPES = 12  # of lines that go down, from 45° on one side to 45° on the other; and as many of those that go across
 STROKE, STROKES = 2, 3  # blocks: a line is three strokes of 8 px, one after the other
 GLARE = 3.2  # times the mean around: no more of what is left over counts, or one bright pixel would be a line
 FAINT, BRIGHT = 1e-2, 2.0  # of that mean, the least, below which there is noise only; and what counts of a pixel in it
-OF_PIXELS, OF_SURPRISE, OF_LINES = slice(4, 5), slice(5, 6), slice(6, 8)  # places in `ordinary`, after the windows
+PATCH = 64  # px: side of what is rough or not
+OF_PIXELS, OF_SURPRISE, OF_LINES = slice(4, 5), slice(5, 7), slice(7, 9)  # places in `ordinary`, after the windows
 
 
 class Strangeness(NamedTuple):
     """Logits: of windows (N, 4, H/16, W/16), of pixels (N, 1, H/4, W/4); and how little cells of 16 px are foretold, as
-    the logarithm of what is left over in their most surprising 8 px, (N, 1, H/16, W/16); and how much is left over, on
-    average, along that straight line of 24 px through them on which it is most, and along the worse one of the best two
-    lines side by side, such as wheels leave, (N, 2, H/16, W/16).
+    the logarithm of what is left over in their most surprising 8 px and in the 64 px around them, (N, 2, H/16, W/16);
+    and how much is left over, on average, along that straight line of 24 px through them on which it is most, and along
+    the worse one of the best two lines side by side, such as wheels leave, (N, 2, H/16, W/16).
     """
 
     windows: Tensor
@@ -79,9 +80,10 @@ class MultiScale(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in (second, third, fourth, fourth))
         self.pixel_head = nn.Conv2d(first, 1, 1)
         self.pixel_context = nn.Conv2d(second, 1, 1)
-        # Of ordinary ground: windows of each size, pixels, surprise, lines, pairs: the median, what 1 in 1000 reaches.
-        self.register_buffer("ordinary", torch.zeros(len(WINDOWS) + 4))
-        self.register_buffer("rare", torch.ones(len(WINDOWS) + 4))
+        # The median of ordinary ground and what 1 in 1000 of it reaches: windows of each size, pixels, surprise,
+        # roughness, lines, pairs of lines.
+        self.register_buffer("ordinary", torch.zeros(len(WINDOWS) + 5))
+        self.register_buffer("rare", torch.ones(len(WINDOWS) + 5))
         self.register_buffer("level", torch.tensor([0.0, 1.0]))  # the same two of the highest score of all sizes
         self.register_buffer("foretelling", in_blocks(torch.zeros(AROUND_PX, AROUND_PX)))
         self.register_buffer("strokes", _strokes(), persistent=False)
@@ -97,8 +99,8 @@ class MultiScale(nn.Module):
         sizes = self._counted(found.windows, slice(None, len(WINDOWS)))
         surprise, lines = self._counted(found.surprise, OF_SURPRISE), self._counted(found.lines, OF_LINES)
         best = sizes.amax(dim=1, keepdim=True)
-        surprise, pairs = (surprise - 1).clamp_min(0).sqrt(), (lines[:, 1:] - 1).clamp_min(0)
-        beside = LOUD * surprise + LINES * lines[:, :1] + PAIRS * pairs
+        sharp, rough, pairs = ((of - 1).clamp_min(0) for of in (surprise[:, :1], surprise[:, 1:], lines[:, 1:]))
+        beside = LOUD * sharp.sqrt() + ROUGH * rough + LINES * lines[:, :1] + PAIRS * pairs
         return NEAR * sizes[:, :1] + (1 - NEAR) * best + beside + sizes - best
 
     def heat(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -176,8 +178,11 @@ def _farthest(low: Tensor, high: Tensor) -> Tensor:
 
 
 def _surprise(left: Tensor) -> Tensor:
-    cells = functional.avg_pool2d(left.square().mean(dim=1, keepdim=True), 2)
-    return functional.max_pool2d(cells, STRIDE // (2 * BLOCK)).add(LEAST).log()
+    """In the worst 8 px of each cell, and in the 64 px around it."""
+    eights = functional.avg_pool2d(left.square().mean(dim=1, keepdim=True), 2)
+    side, step = PATCH // (2 * BLOCK), STRIDE // (2 * BLOCK)
+    around = functional.avg_pool2d(eights, side, step, (side - step) // 2, count_include_pad=False)
+    return torch.cat([functional.max_pool2d(eights, step), around], dim=1).add(LEAST).log()
 
 
 def _level(left: Tensor, known: Tensor) -> Tensor:
