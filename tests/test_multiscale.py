@@ -177,7 +177,9 @@ def test_the_benchmark_of_ideas_sees_the_features_and_each_part_of_the_score():
         assert [tuple(one.shape) for one in benchmark.features(net, image)] == [(8, 16, 16), (8, 16, 16)]
         found = net.look(benchmark._ready(image[0, 0].numpy()))
     parts = benchmark.opinions(net)
-    seen = [parts[name](image[0, 0].numpy(), None, None) for name in ("surprise", "roughness", "lines", "pairs of lines")]
+    seen = [
+        parts[name](image[0, 0].numpy(), None, None) for name in ("surprise", "roughness", "lines", "pairs of lines")
+    ]
     wanted = torch.cat([found.surprise, found.lines], dim=1)[0].numpy()
     assert all((one == part).all() for one, part in zip(seen, wanted))
 
