@@ -34,13 +34,16 @@ LEVEL = 10.0  # DN at which is validated
 SHADOWED = 0.5  # share of the dark pictures that are simulated ground in permanent shadow
 ELSEWHERE = 1 << 40  # steps from which darkened pictures come, so that they are none of the sunlit ones
 
-PAIRED = 0.65  # share of the training that is of pairs …
+PAIRED = 0.8  # share of the training that is of pairs …
 PAIRED_RATE = 10.0  # … and how much faster that learns
 BACK_EVERY = 6  # steps of pairs: the generator of dark pictures has less to learn
 RAMP = 0.1  # share of the training in which the word of the critics rises to what it is worth
 AT_ONCE = 1  # pictures of each side in a step without pairs
 REMEMBERED = 50  # earlier fakes that a critic is shown again
 SURE = 0.9  # what a critic is told of the real ones
+# Gaussian over which a dark picture and what comes back of it are averaged before they are compared, px. Noise is not
+# ground: if it had to come back, the painter would hide it in the picture.
+AVERAGED_PX = 2.0
 PERCEIVED_PX = 64  # side of the part of a picture that is compared by its features
 LOW, HIGH = 0.5, 99.5  # percentiles of it that become 0 and 1
 
@@ -196,7 +199,10 @@ def _step_without_pairs(
         critic.requires_grad_(False)
     with state.precision():
         fakes = {"sunlit": net(dark), "dark": back(sunlit)}
-        cycles = [(back(fakes["sunlit"]), dark), (net(fakes["dark"]), sunlit)]
+        cycles = [
+            (gaussian(back(fakes["sunlit"]).float(), AVERAGED_PX), gaussian(dark, AVERAGED_PX)),
+            (net(fakes["dark"]), sunlit),
+        ]
         same = [(net(sunlit), sunlit), (back(dark), dark)] if weights.identity else []
         words = {side: critics[side](fake) for side, fake in fakes.items()}
     turn = state.step % 4  # of four differences one is also seen by its features, and counts for all
@@ -301,5 +307,5 @@ RECIPE = Recipe(
     steps=4000,
     keep="float16",
     schedule="second-half",
-    validations=4,
+    validations=10,
 )  # fmt: skip
