@@ -1,7 +1,8 @@
 """What surface.md needs: data to train from, its tables, its picture.
 
 python docs/surface_figures.py banks LANDER_VIEW ROVER OUT     two files that `lunar train` reads
-python docs/surface_figures.py last TRAINED BANK OUT           a model of the last step, where training kept another
+python docs/surface_figures.py last TRAINED BANK OUT [BEGAN SHARE]
+                                   a model of the last step, where training kept another; mixed with what it began from
 python docs/surface_figures.py tables REPORT.json …            of `lunar evaluate surface`
 python docs/surface_figures.py picture                         simulated views, which nobody learnt from
 """
@@ -20,6 +21,7 @@ from matplotlib import pyplot as plt
 from safetensors.torch import load_file
 
 from lunar_processing.modelpack import find_pack, read_pack, save_pack
+from lunar_processing.networks import FAMILIES
 from lunar_processing.simulate import scenes
 from lunar_processing.tools.evaluate_surface import COLUMNS, coloured, predictor
 from lunar_processing.tools.surface_data import banks
@@ -33,17 +35,25 @@ OURS = "rocks-surface"
 SEED, SIDE = 880_001, 384
 
 
-def last(trained: Path, bank: Path, out: Path) -> None:
+def last(trained: Path, bank: Path, out: Path, began: Path | None = None, share: float = 0.0) -> None:
     """A training that goes on from a model whose preferences are chosen may keep its beginning, since what follows is
     compared without. The averaged weights of its last step, with theirs chosen.
+
+    A `share` of the weights may be those it `began` from: what learns long from renders gets better at renders and
+    worse at real images, and the weights between are good at both.
     """
     pack, begins = read_pack(trained), "average/net/"
-    network = pack.network()
+    card = replace(pack.card, settings=dict(SURFACE.card.settings))
+    network = FAMILIES[card.family](**card.settings)
     weights = load_file(trained / "training" / CHECKPOINT)
-    network.load_state_dict({k.removeprefix(begins): v for k, v in weights.items() if k.startswith(begins)})
+    weights = {k.removeprefix(begins): v for k, v in weights.items() if k.startswith(begins)}
+    if began is not None:
+        before = read_pack(began).network().state_dict()
+        weights = {name: torch.lerp(v.float(), before[name].float(), share).to(v.dtype) for name, v in weights.items()}
+    network.load_state_dict(weights)
     lesson = Lesson(SURFACE, network, lambda step: {}, load_pictures(bank), SURFACE.size, SURFACE.rate)
     chosen = balance(lesson, network.eval())
-    save_pack(out, replace(pack.card, measured={**pack.card.measured, **chosen}), network, SURFACE.keep)
+    save_pack(out, replace(card, measured={**card.measured, **chosen}), network, SURFACE.keep)
 
 
 def tables(paths: list[Path]) -> None:
@@ -118,7 +128,7 @@ if __name__ == "__main__":
         views, rover, out = map(Path, rest)
         banks(views / "render", views / "real", rover, out)
     elif what == "last":
-        last(*map(Path, rest))
+        last(*map(Path, rest[:4]), *map(float, rest[4:]))
     elif what == "tables":
         tables([Path(name) for name in rest])
     else:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from lunar_processing.errors import DataError
 from lunar_processing.evaluate.segmentation import confusion, mean_share, pooled, shares, together
-from lunar_processing.modelpack import Card, Normalisation, read_pack, save_pack
+from lunar_processing.modelpack import Card, Normalisation, find_pack, read_pack, save_pack
 from lunar_processing.networks import FAMILIES
 from lunar_processing.networks.encoders import ENCODERS
 from lunar_processing.simulate import scenes
@@ -347,6 +347,13 @@ def test_a_card_may_say_what_a_network_is_shown_where_nothing_was_seen(tmp_path)
 
 
 # ---- the shipped model -------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_model_decides_as_the_recipe_says_and_parts_sizes_where_the_masks_do():
+    settings = find_pack("rocks-surface").card.settings
+    assert settings == {**surface.SURFACE.card.settings, "alike": list(surface.ROCKS)}
+    assert settings["mirrored"]
+    assert round(settings["filled"] * settings["around"] ** 2, -2) == surface_data.LARGE_PX
 
 
 @pytest.fixture(scope="module")

@@ -143,9 +143,9 @@ _METHOD = (
     "Intersection over union from the pixels of all images of a set together: of each class, their mean, and of rocks "
     "of both sizes taken as one. Pooled is that of all classes in one count, as the published numbers of networks with "
     "ImageNet encoders are; ground and sky decide it. Renders are the last part (30 %) of the published split, which "
-    "no model learnt from; no model learnt from a real image, but the step of a training that was kept was chosen on "
-    "the first real images and on renders of the split's second part. Published networks see images as their authors' "
-    "programs show them, squeezed to a square; what they say is brought back to the image's own size."
+    "no model learnt from; no model learnt from a real image, but what was kept of a training was chosen on the real "
+    "images and on renders of the split's second part. Published networks see images as their authors' programs show "
+    "them, squeezed to a square; what they say is brought back to the image's own size."
 )
 
 

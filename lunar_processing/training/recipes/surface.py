@@ -192,7 +192,8 @@ LOWERED = 24  # px of sky, at the most, that are left above the lowest horizon i
 FIXED = tuple(f"encoder.{name}." for name in ("_conv_stem", "_bn0", "_blocks.0", "_blocks.1"))
 SLOWER = 0.2  # the rate of what has learnt from ImageNet already, as a share
 POOL, AGAIN = 8, 16  # simulated batches that are made together, and how often each is seen, varied anew each time
-AROUND = 31  # px of a square in which rocks are small or large together
+AROUND = 61  # px of a square in which rocks are small or large together
+FILLED = 0.08  # share of it that a rock of 300 px fills: more speaks for large, as in the masks of real images
 PREFERENCES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # of rocks, as logits
 BALANCED_ON = 18  # pictures
 VISIBLE_PX = 12  # a simulated rock of fewer pixels is neither asked for nor forbidden
@@ -389,7 +390,8 @@ SURFACE = Recipe(
     name="rocks-surface",
     title=TITLE,
     card=Card("", "rocks", "unet-encoder", settings={
-        "encoder": "efficientnet-lite0-13", "outputs": len(CLASSES), "alike": ROCKS, "around": AROUND},
+        "encoder": "efficientnet-lite0-13", "outputs": len(CLASSES), "alike": ROCKS, "around": AROUND, "filled": FILLED,
+        "mirrored": True},
               classes=CLASSES, tile=1024, halo=HALO, reading={"unseen": UNSEEN}, description=ABOUT),
     task=task,
     policy="ground",
