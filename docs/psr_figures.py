@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -138,33 +139,25 @@ def tables(report: Path, pack: Pack) -> dict[str, str]:
     head = "| | " + " | ".join(f"{level:g} DN" for level in told["levels_dn"]) + " |"
     rule = "| --- |" + " ---: |" * len(told["levels_dn"])
 
+    def row(title: str, values: Sequence[float | None], form: str) -> str:
+        return f"| {title} | " + " | ".join("–" if v is None else format(v, form) for v in values) + " |"
+
     def rows(measure: str, form: str) -> str:
-        lines = [f"| {m} | " + " | ".join("–" if v is None else format(v, form) for v in row) + " |"
-                 for m, row in told[measure].items()]  # fmt: skip
-        return "\n".join([head, rule, *lines])
+        return "\n".join([head, rule, *(row(method, values, form) for method, values in told[measure].items())])
 
     found = {name: rows(name, form) for name, form in (("psnr", ".2f"), ("ssim", ".3f"), ("fsim", ".3f"))}
     ours = {
         "68 % interval": "cover68", "95 % interval": "cover95", "rank correlation of error and sigma": "follows",
         "correlation of gradients": "gradients",
     }  # fmt: skip
-    lines = [f"| {title} | " + " | ".join(format(v, ".3f") for v in told[name][psr.OURS]) + " |"
-             for title, name in ours.items()]  # fmt: skip
-    lines += [f"| {title} | " + " | ".join(f"{v:+.2f}" for v in told[name]) + " |"
-              for title, name in (("lead over the best other method, dB", "lead_db"),
-                                  ("below the bound, dB", "below_bound_db"))]  # fmt: skip
+    lead = {"lead over the best other method, dB": "lead_db", "below the bound, dB": "below_bound_db"}
+    lines = [row(title, told[name][psr.OURS], ".3f") for title, name in ours.items()]
+    lines += [row(title, told[name], "+.2f") for title, name in lead.items()]
     found["ours"] = "\n".join([head, rule, *lines])
     found["craters"] = rows("crater_recall", ".3f") + "\n\n" + rows("crater_invented", ".3f")
-    sure = {
-        "recall": ("sure_recall", ".3f"),
-        "invented": ("sure_invented", ".3f"),
-        "reported": ("sure_reported", ".0f"),
-    }
-    found["sure"] = "\n".join(
-        [head, rule]
-        + [f"| {title} | " + " | ".join("–" if v is None else format(v, form) for v in told[name][psr.OURS]) + " |"
-           for title, (name, form) in sure.items()]
-    )  # fmt: skip
+    sure = {"recall": ".3f", "invented": ".3f", "reported": ".0f"}
+    lines = [row(title, told[f"sure_{title}"][psr.OURS], form) for title, form in sure.items()]
+    found["sure"] = "\n".join([head, rule, *lines])
     there = next(iter(told["spots_there"].values()))
     told["spots"] = {"clean image": there, **told["spots"]}
     found["spots"] = rows("spots", ".1f")
